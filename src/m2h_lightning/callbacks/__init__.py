@@ -1,1 +1,6 @@
+"""Callbacks of a run."""
 
+from m2h_lightning.callbacks.pictures import PicturePanels
+from m2h_lightning.callbacks.trivial import TrivialBaseline
+
+__all__ = ["PicturePanels", "TrivialBaseline"]

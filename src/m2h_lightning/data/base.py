@@ -1,0 +1,132 @@
+"""What all data modules share: settings, loaders and facts. A data set adds its facts and its stored samples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset
+
+from m2h_lightning.data.loader import make_loader
+from m2h_lightning.data.transforms import AugmentConfig, EvalTransform, TrainTransform
+from m2h_lightning.errors import ConfigError
+from m2h_lightning.labels import IGNORE
+
+
+class BaseDataModule(L.LightningDataModule):
+    """Batches of one data set.
+
+    Facts of the data set (``name``, ``classes``, ``depth_range``, ``tasks``, ``edge_rule``) are class attributes, never
+    arguments: a configuration cannot carry the facts of one data set over to another.
+
+    Args:
+        crop: Height and width of training crops in pixels.
+        eval_size: Height and width for validation, test and prediction; null keeps the stored size.
+        batch_size: Training samples per process and step.
+        eval_batch_size: Samples per process and step in validation, test and prediction; null takes ``batch_size``.
+        workers: Loading processes per training process; 0 loads in the training process.
+        augment: Augmentation of training samples.
+        seed: Seed of sample order and augmentation; null takes ``seed_everything``.
+    """
+
+    name: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]] = ()
+    depth_range: ClassVar[tuple[float, float]]
+    tasks: ClassVar[tuple[str, ...]]
+    edge_rule: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        crop: tuple[int, int] = (448, 448),
+        eval_size: tuple[int, int] | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        workers: int = 4,
+        augment: AugmentConfig | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        for key, size in (("crop", crop), ("eval_size", eval_size)):
+            if size is not None and min(size) < 16:
+                raise ConfigError(f"data.{key} is {list(size)}; height and width must be at least 16 pixels")
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("workers", workers, 0),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"data.{key} is {value}; it must be at least {least}")
+        self.crop = tuple(crop)
+        self.eval_size = tuple(eval_size) if eval_size else None
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.workers = workers
+        self.augment = augment or AugmentConfig()
+        self.seed = seed
+
+    @abstractmethod
+    def dataset(self, split: str) -> Dataset:
+        """Return the stored samples of ``split`` ("train", "val" or "test"): a ``RawSample`` per index.
+
+        Raises:
+            DataError: When files are missing or wrong; one line that says which and how to mend it.
+        """
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts of the data set as plain values; they travel with the checkpoint."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "ignore_index": IGNORE,
+            "depth_range": list(self.depth_range),
+            "tasks": list(self.tasks),
+            "edge_rule": self.edge_rule,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the stored data in ``result.json``; data sets give the hash of their manifest."""
+        return self.name
+
+    def _seed(self) -> int:
+        """Return the seed: our own, or the one that ``seed_everything`` has set for the run."""
+        if self.seed is not None:
+            return self.seed
+        import os
+
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    def _eval_loader(self, split: str) -> DataLoader:
+        return make_loader(
+            self.dataset(split),
+            EvalTransform(self.eval_size),  # type: ignore[arg-type]
+            train=False,
+            batch_size=self.eval_batch_size,
+            workers=self.workers,
+            seed=self._seed(),
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled, augmented training batches."""
+        return make_loader(
+            self.dataset("train"),
+            TrainTransform(self.crop, self.augment),  # type: ignore[arg-type]
+            train=True,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            seed=self._seed(),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Return validation batches: each sample once, over all processes."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Return test batches: each sample once, over all processes."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the test samples for prediction."""
+        return self._eval_loader("test")

@@ -1,0 +1,168 @@
+"""Camera geometry: intrinsics under crop, resize and flip; back-projection; normals from depth.
+
+Conventions, everywhere in the package:
+
+* Camera frame OpenCV: x right, y down, z forward, metres. Depth is planar: the z coordinate, not the ray length.
+* The centre of pixel (row ``i``, column ``j``) is the image point ``(u, v) = (j, i)``; its ray is ``K⁻¹ [u, v, 1]``.
+* A visible surface normal faces the camera: ``n · ray < 0``.
+
+The functions take NumPy arrays or torch tensors and return the same kind; torch is not imported for arrays, so that
+commands which need no network stay light.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+
+Array = TypeVar("Array", bound=Any)  # np.ndarray or torch.Tensor
+
+
+def _is_numpy(x: Any) -> bool:
+    return isinstance(x, np.ndarray)
+
+
+def _stack(parts: list[Any], axis: int) -> Any:
+    if _is_numpy(parts[0]):
+        return np.stack(parts, axis)
+    import torch
+
+    return torch.stack(parts, axis)
+
+
+def _copy(x: Array) -> Array:
+    return x.copy() if _is_numpy(x) else x.clone()
+
+
+def crop_intrinsics(K: Array, top: float, left: float) -> Array:
+    """Return the intrinsics after cutting ``top`` rows and ``left`` columns off (negative: padding).
+
+    Args:
+        K: Intrinsics, (..., 3, 3).
+        top: Rows removed at the top.
+        left: Columns removed on the left.
+    """
+    K = _copy(K)
+    K[..., 0, 2] -= left
+    K[..., 1, 2] -= top
+    return K
+
+
+def resize_intrinsics(K: Array, scale_y: float, scale_x: float) -> Array:
+    """Return the intrinsics after resizing by ``scale_y`` and ``scale_x`` (new size / old size).
+
+    Pixel *areas* are what a resize maps (``align_corners=False``), so the principal point moves by half a pixel:
+    ``u' = (u + ½)·s − ½``.
+
+    Args:
+        K: Intrinsics, (..., 3, 3).
+        scale_y: New height over old height.
+        scale_x: New width over old width.
+    """
+    K = _copy(K)
+    K[..., 0, :] *= scale_x
+    K[..., 1, :] *= scale_y
+    K[..., 0, 2] += 0.5 * scale_x - 0.5
+    K[..., 1, 2] += 0.5 * scale_y - 0.5
+    return K
+
+
+def flip_intrinsics(K: Array, width: int) -> Array:
+    """Return the intrinsics after a left-right flip of an image ``width`` pixels wide: ``cx' = (W − 1) − cx``.
+
+    The mirrored scene is seen with the same positive focal length; a skew term changes its sign.
+
+    Args:
+        K: Intrinsics, (..., 3, 3).
+        width: Image width in pixels.
+    """
+    K = _copy(K)
+    K[..., 0, 2] = (width - 1) - K[..., 0, 2]
+    K[..., 0, 1] = -K[..., 0, 1]
+    return K
+
+
+def pixel_rays(K: Array, height: int, width: int) -> Array:
+    """Return the viewing ray of every pixel centre, scaled to ``z = 1``.
+
+    Args:
+        K: Intrinsics with zero last row but for its corner, (..., 3, 3).
+        height: Image height in pixels.
+        width: Image width in pixels.
+
+    Returns:
+        Rays (x, y, 1) in the camera frame, (..., 3, H, W).
+    """
+    if _is_numpy(K):
+        u = np.arange(width, dtype=K.dtype)
+        v = np.arange(height, dtype=K.dtype)
+        ones = np.ones(K.shape[:-2] + (height, width), K.dtype)
+    else:
+        import torch
+
+        u = torch.arange(width, dtype=K.dtype, device=K.device)
+        v = torch.arange(height, dtype=K.dtype, device=K.device)
+        ones = torch.ones((*K.shape[:-2], height, width), dtype=K.dtype, device=K.device)
+
+    def at(row: int, col: int) -> Any:
+        return K[..., row, col, None, None]
+
+    y = (v[:, None] - at(1, 2)) / at(1, 1) * ones
+    x = (u[None, :] - at(0, 2) - at(0, 1) * y) / at(0, 0) * ones
+    return _stack([x, y, ones], -3)
+
+
+def back_project(depth: Array, K: Array) -> Array:
+    """Return the 3-D point of every pixel.
+
+    Args:
+        depth: Planar depth in metres, (..., H, W).
+        K: Intrinsics, (..., 3, 3).
+
+    Returns:
+        Points in the camera frame, metres, (..., 3, H, W).
+    """
+    if _is_numpy(depth):
+        return pixel_rays(K, *depth.shape[-2:]) * depth[..., None, :, :]
+    return pixel_rays(K.to(depth.dtype), *depth.shape[-2:]) * depth.unsqueeze(-3)
+
+
+def normals_from_depth(depth: Array, K: Array, max_step: float = 0.05) -> tuple[Array, Array]:
+    """Return surface normals from central differences of the back-projected depth, and where they can be trusted.
+
+    ``n = normalise(∂X/∂v × ∂X/∂u)`` for X = depth · K⁻¹[u, v, 1], which faces the camera for a visible surface
+    (MODEL.md 4; GeoNet, Qi et al., CVPR 2018).
+
+    Args:
+        depth: Planar depth in metres, 0 = invalid, (..., H, W).
+        K: Intrinsics, (..., 3, 3).
+        max_step: Largest relative depth difference to each of the four neighbours; a larger one is an occlusion edge.
+
+    Returns:
+        Unit normals (..., 3, H, W), zero where not valid, and the boolean validity (..., H, W): a one-pixel border,
+        invalid depth and occlusion edges are not valid.
+    """
+    points = back_project(depth, K)
+    du = points[..., :, 1:-1, 2:] - points[..., :, 1:-1, :-2]
+    dv = points[..., :, 2:, 1:-1] - points[..., :, :-2, 1:-1]
+    nx = dv[..., 1, :, :] * du[..., 2, :, :] - dv[..., 2, :, :] * du[..., 1, :, :]
+    ny = dv[..., 2, :, :] * du[..., 0, :, :] - dv[..., 0, :, :] * du[..., 2, :, :]
+    nz = dv[..., 0, :, :] * du[..., 1, :, :] - dv[..., 1, :, :] * du[..., 0, :, :]
+    centre = depth[..., 1:-1, 1:-1]
+    neighbours = (depth[..., 1:-1, 2:], depth[..., 1:-1, :-2], depth[..., 2:, 1:-1], depth[..., :-2, 1:-1])
+    valid_centre = centre > 0
+    for neighbour in neighbours:
+        valid_centre = valid_centre & (neighbour > 0) & (abs(neighbour - centre) <= max_step * centre)
+    # Squares of metres over pixels are tiny: the floor keeps the gradient of the root finite where points coincide.
+    length = (nx * nx + ny * ny + nz * nz + 1e-24) ** 0.5
+    inner = _stack([nx / length, ny / length, nz / length], -3)
+    if _is_numpy(depth):
+        normals = np.zeros(depth.shape[:-2] + (3,) + depth.shape[-2:], inner.dtype)
+        valid = np.zeros(depth.shape, bool)
+        normals[..., 1:-1, 1:-1] = inner * valid_centre[..., None, :, :]
+        valid[..., 1:-1, 1:-1] = valid_centre
+        return normals, valid  # type: ignore[return-value]
+    import torch.nn.functional as F
+
+    return F.pad(inner * valid_centre.unsqueeze(-3), (1, 1, 1, 1)), F.pad(valid_centre, (1, 1, 1, 1))

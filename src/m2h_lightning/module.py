@@ -1,0 +1,303 @@
+"""The LightningModule: a thin layer that joins network, tasks, losses, optimiser and logging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Literal, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, SumMetric
+
+from m2h_lightning.errors import ConfigError, DataError, did_you_mean
+from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
+from m2h_lightning.tasks import LossConfig, build_tasks, masked_mean
+
+Config = TypeVar("Config")
+
+DEFAULT_LOSS_WEIGHTS = {"semseg": 1.0, "depth": 1.0, "normals": 2.0, "edges": 5.0}
+"""Static weights that bring the four losses of ``tasks/`` to similar size."""
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimiser.
+
+    Args:
+        name: AdamW (decoupled weight decay) or Adam (weight decay added to the gradient).
+        lr: Learning rate; trainable backbone parameters have it times ``model.backbone.lr_factor``.
+        weight_decay: Weight decay; norms, biases, position biases and embeddings have none.
+        betas: Decay rates of the running averages.
+    """
+
+    name: Literal["adamw", "adam"] = "adamw"
+    lr: float = 1e-4
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"model.optimizer.lr is {self.lr}; it must be above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"model.optimizer.weight_decay is {self.weight_decay}; it must not be negative")
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning-rate schedule, per optimiser step: linear warm-up, then the named decay.
+
+    Args:
+        name: "poly" (1 − t)^power, "cosine", or "constant".
+        warmup: Share of all steps over which the rate rises linearly from 0.
+        power: Exponent of "poly"; 0.9 in the InvPT protocol.
+        final_factor: The rate at the end, as a share of the peak.
+    """
+
+    name: Literal["poly", "cosine", "constant"] = "poly"
+    warmup: float = 0.02
+    power: float = 0.9
+    final_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"model.schedule.warmup is {self.warmup}; give the share of steps, 0 to below 1")
+        if not 0 <= self.final_factor <= 1:
+            raise ConfigError(f"model.schedule.final_factor is {self.final_factor}; give a number between 0 and 1")
+
+    def factor(self, step: int, total: int) -> float:
+        """Return the factor on the peak learning rate at ``step`` of ``total``."""
+        warmup = round(self.warmup * total)
+        if step < warmup:
+            return (step + 1) / warmup
+        t = min(1.0, (step - warmup) / max(1, total - warmup))
+        decay = {"poly": (1 - t) ** self.power, "cosine": 0.5 * (1 + math.cos(math.pi * t)), "constant": 1.0}[self.name]
+        return self.final_factor + (1 - self.final_factor) * decay
+
+
+def _config(kind: type[Config], value: Config | dict[str, Any]) -> Config:
+    """Return ``value`` as the configuration class ``kind``."""
+    return value if isinstance(value, kind) else kind(**value)  # type: ignore[arg-type]
+
+
+class M2HModule(L.LightningModule):
+    """Trains and evaluates an ``M2HNet`` on the tasks of a data set.
+
+    Batches follow ``data/sample.py``; a task whose label a batch lacks adds nothing to its loss. Every hyper-parameter
+    is plain data, so a checkpoint loads with ``weights_only=True``.
+
+    Args:
+        tasks: Tasks to train; null takes all that the data set has labels for. One task is the single-task baseline.
+        preset: Size of the network: "m2h" (the paper's C = 256) or "m2h-small".
+        channels: Width C of the fused maps; null takes the preset's.
+        head_channels: Width inside the heads; null takes the preset's.
+        backbone: Backbone.
+        wmca: Windowed cross-task attention.
+        ggfm: Global gated feature merging.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        compile: Compile the network with torch.compile, in place: checkpoints stay the same.
+        losses: Choices inside the task losses.
+        loss_weights: Weight per task; null and missing tasks take the defaults (semseg 1, depth 1, normals 2, edges 5).
+        optimizer: Optimiser.
+        schedule: Learning-rate schedule.
+        protocol: Metric protocol.
+        facts: Facts of the data set; comes from the data module, or from the checkpoint.
+    """
+
+    def __init__(
+        self,
+        tasks: list[str] | None = None,
+        preset: Literal["m2h", "m2h-small"] = "m2h",
+        channels: int | None = None,
+        head_channels: int | None = None,
+        backbone: BackboneConfig = BackboneConfig(),  # noqa: B008 - jsonargparse reads nested keys from the default
+        wmca: WMCAConfig = WMCAConfig(),  # noqa: B008
+        ggfm: GGFMConfig = GGFMConfig(),  # noqa: B008
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        losses: LossConfig = LossConfig(),  # noqa: B008
+        loss_weights: dict[str, float] | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
+        protocol: Literal["pooled"] = "pooled",
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if facts is None:
+            raise ConfigError("model.facts is missing: give a data set (--data) or a checkpoint that carries its facts")
+        # A checkpoint's hyper-parameters are plain dictionaries: load_from_checkpoint hands them in as they are.
+        backbone, wmca, ggfm = _config(BackboneConfig, backbone), _config(WMCAConfig, wmca), _config(GGFMConfig, ggfm)
+        losses = _config(LossConfig, losses)
+        optimizer, schedule = _config(OptimizerConfig, optimizer), _config(ScheduleConfig, schedule)
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.save_hyperparameters({k: asdict(v) if is_dataclass(v) else v for k, v in arguments.items()}, logger=False)
+        self.facts = facts
+        self.compile_network = compile
+        self.optimizer_config = optimizer
+        self.schedule_config = schedule
+        self.protocol = protocol
+        self.lr_factor = backbone.lr_factor
+
+        self.tasks = build_tasks(tasks, facts, losses)
+        self.loss_weights = self._weights(loss_weights)
+        self.net = M2HNet(
+            {name: task.channels for name, task in self.tasks.items()},
+            preset=preset,
+            channels=channels,
+            head_channels=head_channels,
+            backbone=backbone,
+            wmca=wmca,
+            ggfm=ggfm,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        # Dots cannot occur in module names, hence the nested dictionaries.
+        self.metrics = nn.ModuleDict({stage: self._metrics(stage) for stage in ("val", "test")})
+        # A NaN must show, not be left out: nan_strategy "disable" keeps it in the mean.
+        self.losses = self._per_task(lambda: MeanMetric(nan_strategy="disable"))
+        self.valid = self._per_task(lambda: SumMetric(nan_strategy="disable"))
+
+    def _weights(self, given: dict[str, float] | None) -> dict[str, float]:
+        given = given or {}
+        for name, weight in given.items():
+            if name not in DEFAULT_LOSS_WEIGHTS:
+                raise ConfigError(
+                    f"model.loss_weights: unknown task '{name}'{did_you_mean(name, DEFAULT_LOSS_WEIGHTS)}"
+                )
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"model.loss_weights.{name} is {weight}; it must be a number of at least 0")
+        return {name: float(given.get(name, DEFAULT_LOSS_WEIGHTS[name])) for name in self.tasks}
+
+    def _metrics(self, stage: str) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {name: task.metrics(self.protocol).clone(prefix=f"{stage}/{name}/") for name, task in self.tasks.items()}
+        )
+
+    def _per_task(self, make: Callable[[], nn.Module]) -> nn.ModuleDict:
+        return nn.ModuleDict({stage: nn.ModuleDict({name: make() for name in self.tasks}) for stage in ("val", "test")})
+
+    def setup(self, stage: str) -> None:
+        """Say what the backbone is made of, check the data's facts, compile if asked."""
+        rank_zero_info(self.net.backbone_report())
+        data = getattr(self.trainer, "datamodule", None)
+        facts = getattr(data, "facts", None)
+        for key in ("classes", "depth_range"):
+            if facts is not None and facts.get(key) != self.facts.get(key):
+                raise ConfigError(
+                    f"the network was built for {key} of '{self.facts['name']}', the data set is '{facts['name']}' with "
+                    "others; use the data set it was trained on, or train anew"
+                )
+        if self.compile_network:
+            # In place: torch.compile(net) would prefix every key of the checkpoint with _orig_mod.
+            self.net.compile()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return activated predictions.
+
+        Args:
+            image: B×3×H×W, ImageNet-normalised.
+
+        Returns:
+            Per task B×channels×H×W: semseg logits, depth in metres, unit normals, edge probability.
+        """
+        return {name: self.tasks[name].activate(raw) for name, raw in self.net(image).items()}
+
+    def _task_losses(self, raw: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+        losses = {}
+        for name, task in self.tasks.items():
+            if name in batch:
+                losses[name] = task.loss(raw[name], batch[name])
+            else:
+                # No label in the whole batch: zero, but with a graph, so that every process of a distributed run
+                # has gradients for the same parameters.
+                losses[name] = masked_mean(raw[name].float(), torch.zeros_like(raw[name], dtype=torch.bool))
+        return losses
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        return torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the weighted sum of the task losses.
+
+        Raises:
+            DataError: When a loss is NaN or infinite, naming tasks and samples; nothing is updated by that batch.
+        """
+        losses = self._task_losses(self.net(batch["image"]), batch)
+        total = self._total(losses)
+        if not torch.isfinite(total):
+            bad = [name for name, loss in losses.items() if not torch.isfinite(loss)] or ["the weighted sum"]
+            raise DataError(
+                f"the training loss is not finite at step {self.global_step} (epoch {self.current_epoch}, batch "
+                f"{batch_idx}): {', '.join(bad)}; samples {', '.join(batch['id'])}; lower model.optimizer.lr, clip "
+                "gradients (trainer.gradient_clip_val), or check these samples"
+            )
+        for name, loss in losses.items():
+            if name in batch:
+                self.log(f"train/{name}/loss", loss.detach(), batch_size=len(batch["id"]))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch["id"]))
+        return total
+
+    def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Update losses and metrics of ``stage`` with a batch; return the predictions."""
+        raw = self.net(batch["image"])
+        predictions = {}
+        for name, task in self.tasks.items():
+            predictions[name] = task.activate(raw[name])
+            if name not in batch:
+                continue
+            valid = task.valid_pixels(batch[name]).sum()
+            self.valid[stage][name].update(valid)  # type: ignore[index,union-attr]
+            self.losses[stage][name].update(task.loss(raw[name], batch[name]), valid)  # type: ignore[index,union-attr]
+            self.metrics[stage][name].update(predictions[name].float(), batch[name])  # type: ignore[index,union-attr]
+        return predictions
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Update the validation metrics; return the predictions for callbacks."""
+        return self._evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Update the test metrics; return the predictions for callbacks."""
+        return self._evaluate("test", batch)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the activated predictions of a batch."""
+        return self(batch["image"])
+
+    def _log_epoch(self, stage: str) -> None:
+        losses, scores = {}, {}
+        for name in self.tasks:
+            kinds: list[Any] = [self.valid[stage][name], self.losses[stage][name], self.metrics[stage][name]]  # type: ignore[index]
+            # Every process computes all of them: compute() is where processes add up their states.
+            valid, loss, score = (kind.compute() for kind in kinds)
+            if valid > 0:
+                losses[name] = loss
+                scores.update(score)
+            for kind in kinds:
+                kind.reset()
+        if not losses:
+            raise DataError(f"not one {stage} sample has a label of the trained tasks: {', '.join(self.tasks)}")
+        self.log_dict({key: value.float() for key, value in scores.items()})
+        self.log_dict({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
+        self.log(f"{stage}/loss", self._total(losses), prog_bar=stage == "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics over all processes."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics over all processes."""
+        self._log_epoch("test")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the optimiser with its parameter groups and the schedule."""
+        config = self.optimizer_config
+        groups = self.net.parameter_groups(config.lr, config.weight_decay, self.lr_factor)
+        make = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+        optimizer = make(groups, lr=config.lr, betas=tuple(config.betas))
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule_config.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

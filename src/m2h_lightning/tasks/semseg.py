@@ -1,0 +1,81 @@
+"""Semantic segmentation: class scores per pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2h_lightning.errors import DataError
+from m2h_lightning.labels import IGNORE, class_palette
+from m2h_lightning.metrics import SegmentationScore
+from m2h_lightning.tasks.base import Task, masked_mean
+
+
+class Semseg(Task):
+    """Semantic segmentation. Raw map and prediction: logits B×C×H×W; every channel is a real class, none is "unknown".
+
+    Loss: cross-entropy over pixels not labelled 255. Headline: pooled mIoU.
+
+    Args:
+        classes: Class names.
+        label_smoothing: Share of the target mass spread over all classes.
+    """
+
+    name = "semseg"
+    headline = "miou"
+    higher_is_better = True
+
+    def __init__(self, classes: list[str], label_smoothing: float = 0.0) -> None:
+        self.classes = list(classes)
+        self.label_smoothing = label_smoothing
+        self._palette = class_palette(len(self.classes))
+
+    @property
+    def channels(self) -> int:
+        """One channel per class."""
+        return len(self.classes)
+
+    def activate(self, raw: Tensor) -> Tensor:
+        """Return the logits as they are: B×C×H×W."""
+        return raw
+
+    def valid_pixels(self, target: Tensor) -> Tensor:
+        """Labelled pixels, B×H×W."""
+        return target != IGNORE
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy over labelled pixels.
+
+        Args:
+            raw: Logits B×C×H×W.
+            target: int64 B×H×W, 255 = ignore.
+        """
+        valid = self.valid_pixels(target)
+        per_pixel = F.cross_entropy(
+            raw.float(), target, ignore_index=IGNORE, reduction="none", label_smoothing=self.label_smoothing
+        )
+        return masked_mean(per_pixel, valid)
+
+    def score(self) -> Any:
+        """Return the pooled confusion-matrix scores."""
+        return SegmentationScore(self.channels)
+
+    def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Colour classes with the palette; ignored pixels are black."""
+        guess = self._palette[prediction.max(0).indices.cpu().numpy()]
+        return guess, None if target is None else self._palette[target.cpu().numpy()]
+
+    def check_target(self, target: Tensor) -> None:
+        """Refuse labels that no channel stands for.
+
+        Raises:
+            DataError: Naming the label found and the number of classes.
+        """
+        known = torch.where(target == IGNORE, 0, target)
+        low, high = int(known.min()), int(known.max())
+        if low < 0 or high >= self.channels:
+            raise DataError(f"semseg label {low if low < 0 else high} is outside 0..{self.channels - 1} and not 255")

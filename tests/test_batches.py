@@ -1,0 +1,121 @@
+"""Collation, sampling and resuming: batches hold what is known and come in an order that can be continued."""
+
+import numpy as np
+import pytest
+import torch
+from samples import plane_sample
+from torch.utils.data import Dataset
+
+from m2h_lightning.data.loader import EpochSampler, make_loader
+from m2h_lightning.data.sample import collate
+from m2h_lightning.data.transforms import AugmentConfig, EvalTransform, TrainTransform
+from m2h_lightning.errors import DataError
+
+
+class Planes(Dataset):
+    """Planes with different labels: every second one has no normals."""
+
+    def __init__(self, count=7):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        sample = plane_sample(20, 24, seed=index)
+        if index % 2:
+            del sample["normals"]
+        return sample
+
+
+def to_samples(*raws):
+    return [EvalTransform()(raw, np.random.default_rng(0)) for raw in raws]
+
+
+def test_mixed_batch_fills_missing_labels_with_unknown():
+    batch = collate(to_samples(Planes()[0], Planes()[1]))
+    assert (batch["normals"][1] == 0).all()
+    assert (batch["normals"][0].norm(dim=0) > 0.99).all()
+    assert batch["id"] == ["plane-0", "plane-1"]
+
+
+def test_a_label_nobody_has_is_absent():
+    assert "normals" not in collate(to_samples(Planes()[1], Planes()[3]))
+
+
+def test_different_sizes_are_padded_with_unknown():
+    batch = collate(to_samples(plane_sample(20, 30), plane_sample(26, 24)))
+    assert batch["image"].shape == (2, 3, 26, 30)
+    assert (batch["semseg"][0, 20:] == 255).all()
+    assert (batch["depth"][1, :, :, 24:] == 0).all()
+    assert (batch["edges"][1, :, :, 24:] == 255).all()
+
+
+def test_empty_batch_is_refused():
+    with pytest.raises(DataError, match="empty"):
+        collate([])
+
+
+def loader(train=True, count=7, workers=0, batch_size=2, seed=3):
+    transform = TrainTransform((16, 16), AugmentConfig()) if train else EvalTransform()
+    return make_loader(Planes(count), transform, train=train, batch_size=batch_size, workers=workers, seed=seed)
+
+
+def epoch(of, number=0):
+    of.sampler.set_epoch(number)
+    return [(batch["id"], batch["image"]) for batch in of]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(x[0] == y[0] and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True))
+
+
+def test_epochs_differ_and_repeat():
+    assert same(epoch(loader(), 1), epoch(loader(), 1))
+    assert not same(epoch(loader(), 1), epoch(loader(), 2))
+    assert not same(epoch(loader(), 1), epoch(loader(seed=4), 1))
+
+
+def test_workers_do_not_change_samples():
+    assert same(epoch(loader(workers=2), 1), epoch(loader(workers=0), 1))
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    epoch(loader())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_continues_inside_an_epoch():
+    whole = epoch(loader(), 2)
+    first = loader()
+    first.sampler.set_epoch(2)
+    stream = iter(first)
+    next(stream)
+    state = first.state_dict()
+    second = loader()
+    second.load_state_dict(state)
+    assert same(epoch(second, 2), whole[1:])
+    assert same(epoch(second, 2), whole), "only the first epoch after resuming is short"
+
+
+def test_state_after_the_last_batch_starts_anew():
+    one = loader()
+    epoch(one)
+    assert one.state_dict() == {"served": 0}
+
+
+def test_evaluation_counts_each_sample_once_over_processes():
+    seen = []
+    for rank in range(4):
+        sampler = EpochSampler(7, shuffle=False, seed=0)
+        sampler.rank, sampler.num_replicas = rank, 4
+        seen += [index for _, index in sampler]
+    assert sorted(seen) == list(range(7))
+
+
+@pytest.mark.parametrize(("count", "batch", "what"), [(0, 1, "empty"), (3, 4, "batch_size")])
+def test_too_few_samples(count, batch, what):
+    with pytest.raises(DataError, match=what):
+        loader(count=count, batch_size=batch)
