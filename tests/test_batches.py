@@ -7,7 +7,7 @@ from samples import plane_sample
 from torch.utils.data import Dataset
 
 from m2h_lightning.data.loader import EpochSampler, make_loader
-from m2h_lightning.data.sample import collate
+from m2h_lightning.data.sample import check_raw, collate
 from m2h_lightning.data.transforms import AugmentConfig, EvalTransform, TrainTransform
 from m2h_lightning.errors import DataError
 
@@ -58,7 +58,7 @@ def test_empty_batch_is_refused():
 
 def loader(train=True, count=7, workers=0, batch_size=2, seed=3):
     transform = TrainTransform((16, 16), AugmentConfig()) if train else EvalTransform()
-    return make_loader(Planes(count), transform, train=train, batch_size=batch_size, workers=workers, seed=seed)
+    return make_loader(Planes(count), transform, train=train, batch_size=batch_size, workers=workers, seed=seed, classes=5)
 
 
 def epoch(of, number=0):
@@ -119,3 +119,22 @@ def test_evaluation_counts_each_sample_once_over_processes():
 def test_too_few_samples(count, batch, what):
     with pytest.raises(DataError, match=what):
         loader(count=count, batch_size=batch)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("semseg", np.full((20, 24), 7, np.uint8), "label 7"),
+        ("semseg", np.full((20, 24), -1, np.int64), "label -1"),
+        ("depth", np.ones((20, 23), np.float32), "depth has shape"),
+        ("normals", np.ones((20, 24), np.float32), "normals has shape"),
+        ("image", np.ones((20, 24, 4), np.uint8), "image has shape"),
+    ],
+)
+def test_samples_that_break_the_contract_are_named(key, value, words):
+    raw = plane_sample(20, 24)
+    raw["semseg"][0, 0] = 255
+    check_raw(raw, classes=5)
+    raw[key] = value
+    with pytest.raises(DataError, match=f"plane-0.*{words}"):
+        check_raw(raw, classes=5)

@@ -67,10 +67,17 @@ def _dispatch(words: list[str], program: str) -> int:
     if verb == "--version":
         print(f"m2h-lightning {__version__}")
         return 0
-    if verb in TRAINING_VERBS or verb == "summary":
-        from m2h_lightning.training_cli import main_summary, main_training
+    if verb in TRAINING_VERBS:
+        from m2h_lightning.arguments import Arguments
 
-        return main_summary(rest) if verb == "summary" else main_training(words)
+        arguments = Arguments.read(verb, rest)  # tells missing files before torch is imported
+        from m2h_lightning.training_cli import main_training
+
+        return main_training(arguments)
+    if verb == "summary":
+        from m2h_lightning.summary_cli import main_summary
+
+        return main_summary(rest)
     if verb == "doctor":
         from m2h_lightning.doctor import main_doctor
 

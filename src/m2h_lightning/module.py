@@ -141,7 +141,6 @@ class M2HModule(L.LightningModule):
         self.optimizer_config = optimizer
         self.schedule_config = schedule
         self.protocol = protocol
-        self.lr_factor = backbone.lr_factor
 
         self.tasks = build_tasks(tasks, facts, losses)
         self.loss_weights = self._weights(loss_weights)
@@ -295,7 +294,15 @@ class M2HModule(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimiser with its parameter groups and the schedule."""
         config = self.optimizer_config
-        groups = self.net.parameter_groups(config.lr, config.weight_decay, self.lr_factor)
+        groups = [
+            {
+                "params": group["params"],
+                "name": group["name"],
+                "lr": config.lr * group["lr_factor"],
+                "weight_decay": config.weight_decay if group["decay"] else 0.0,
+            }
+            for group in self.net.parameter_groups()
+        ]
         make = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
         optimizer = make(groups, lr=config.lr, betas=tuple(config.betas))
         total = int(self.trainer.estimated_stepping_batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -94,8 +95,6 @@ class BaseDataModule(L.LightningDataModule):
         """Return the seed: our own, or the one that ``seed_everything`` has set for the run."""
         if self.seed is not None:
             return self.seed
-        import os
-
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def _eval_loader(self, split: str) -> DataLoader:
@@ -106,6 +105,7 @@ class BaseDataModule(L.LightningDataModule):
             batch_size=self.eval_batch_size,
             workers=self.workers,
             seed=self._seed(),
+            classes=len(self.classes),
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -117,6 +117,7 @@ class BaseDataModule(L.LightningDataModule):
             batch_size=self.batch_size,
             workers=self.workers,
             seed=self._seed(),
+            classes=len(self.classes),
         )
 
     def val_dataloader(self) -> DataLoader:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from m2h_lightning.data.sample import RawSample, Sample, collate
+from m2h_lightning.data.sample import RawSample, Sample, check_raw, collate
 from m2h_lightning.data.transforms import Transform
 from m2h_lightning.errors import DataError
 
@@ -24,12 +24,14 @@ class TransformedDataset(Dataset):
         dataset: Returns a ``RawSample`` per index.
         transform: Turns it into a ``Sample``.
         seed: Seed of the augmentation.
+        classes: Number of semantic classes that labels may use.
     """
 
-    def __init__(self, dataset: Dataset, transform: Transform, seed: int) -> None:
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int, classes: int) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -37,6 +39,7 @@ class TransformedDataset(Dataset):
     def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         raw: RawSample = self.dataset[index]
+        check_raw(raw, self.classes)
         return self.transform(raw, np.random.default_rng((self.seed, epoch, index)))
 
 
@@ -111,7 +114,7 @@ class ResumableDataLoader(DataLoader):
 
 
 def make_loader(
-    dataset: Dataset, transform: Transform, *, train: bool, batch_size: int, workers: int, seed: int
+    dataset: Dataset, transform: Transform, *, train: bool, batch_size: int, workers: int, seed: int, classes: int
 ) -> ResumableDataLoader:
     """Return the loader of one split.
 
@@ -122,11 +125,12 @@ def make_loader(
         batch_size: Samples per process and step.
         workers: Loading processes; 0 loads in the training process.
         seed: Seed of order and augmentation.
+        classes: Number of semantic classes.
 
     Raises:
         DataError: When the set has no sample, or fewer than one training batch.
     """
-    transformed = TransformedDataset(dataset, transform, seed)
+    transformed = TransformedDataset(dataset, transform, seed, classes)
     if len(transformed) == 0:
         raise DataError("the data set is empty: no sample in this split")
     sampler = EpochSampler(len(transformed), shuffle=train, seed=seed)

@@ -54,6 +54,31 @@ class Sample(TypedDict, total=False):
     size: Tensor
 
 
+def check_raw(raw: RawSample, classes: int) -> None:
+    """Refuse a stored sample that breaks the contract; cheap enough for every sample.
+
+    Args:
+        raw: The stored sample.
+        classes: Number of semantic classes of the data set.
+
+    Raises:
+        DataError: Naming the sample, the map and what is wrong.
+    """
+    height, width = raw["image"].shape[:2]
+    shapes = {"image": (height, width, 3), "normals": (height, width, 3)}
+    for key in ("image", *LABELS):
+        if key in raw and raw[key].shape != shapes.get(key, (height, width)):  # type: ignore[literal-required]
+            raise DataError(
+                f"sample '{raw['id']}': {key} has shape {raw[key].shape}, "  # type: ignore[literal-required]
+                f"expected {shapes.get(key, (height, width))}"
+            )
+    if "semseg" in raw:
+        labels = raw["semseg"][raw["semseg"] != IGNORE]
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            wrong = int(labels.max() if labels.max() >= classes else labels.min())
+            raise DataError(f"sample '{raw['id']}': semseg holds label {wrong}; expected 0..{classes - 1} or {IGNORE}")
+
+
 def _filled(key: str, like: Sample, height: int, width: int) -> Tensor:
     """Return a map of ``key`` that says "nothing known", for a batch of ``height``×``width``."""
     shape = {"semseg": (height, width), "depth": (1, height, width), "edges": (1, height, width)}.get(

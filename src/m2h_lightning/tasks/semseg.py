@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2h_lightning.errors import DataError
 from m2h_lightning.labels import IGNORE, class_palette
 from m2h_lightning.metrics import SegmentationScore
 from m2h_lightning.tasks.base import Task, masked_mean
@@ -68,14 +66,3 @@ class Semseg(Task):
         """Colour classes with the palette; ignored pixels are black."""
         guess = self._palette[prediction.max(0).indices.cpu().numpy()]
         return guess, None if target is None else self._palette[target.cpu().numpy()]
-
-    def check_target(self, target: Tensor) -> None:
-        """Refuse labels that no channel stands for.
-
-        Raises:
-            DataError: Naming the label found and the number of classes.
-        """
-        known = torch.where(target == IGNORE, 0, target)
-        low, high = int(known.min()), int(known.max())
-        if low < 0 or high >= self.channels:
-            raise DataError(f"semseg label {low if low < 0 else high} is outside 0..{self.channels - 1} and not 255")

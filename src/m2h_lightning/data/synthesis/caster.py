@@ -87,7 +87,12 @@ class Caster:
             (N,) bool.
         """
         result = np.zeros(len(origins), bool)
-        rows = np.arange(len(origins))
+        # The any-hit query is twice as fast. A ray it lets pass is free on every machine (at most it touches an edge);
+        # a ray it stops is looked at closely.
+        stopped = self._shadow_scene[0].run(
+            origins.astype(np.float32), directions.astype(np.float32), np.ones(len(origins), np.float32), "OCCLUDED"
+        )
+        rows = np.flatnonzero(stopped != -1)
         start = np.zeros(len(origins))
         for _ in range(4):  # a ray through more than three edges at once is let through
             left = 1.0 - start[rows]

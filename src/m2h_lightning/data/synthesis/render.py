@@ -123,14 +123,14 @@ def _albedo(caster: Caster, face: np.ndarray, p: list[np.ndarray], footprint: np
     """Albedo, three float32 arrays (N,); ``footprint`` is the size of a pixel on the surface in metres."""
     faces, atlas = caster.faces, textures.atlas()
     texels = footprint * faces.texels[face]
-    level = np.zeros(len(face), np.int64)
+    level = np.zeros(len(face), np.int32)
     for k in range(1, textures.LEVELS):
-        level += texels > 1.5 * 2 ** (k - 1)
-    size = (textures.SIZE >> level).astype(np.int64)
+        level += texels > np.float32(1.5 * 2 ** (k - 1))
+    size = np.int32(textures.SIZE) >> level
     coordinates = []
     for axis in (faces.u, faces.v):
         c = p[0] * axis[:, 0][face] + p[1] * axis[:, 1][face] + p[2] * axis[:, 2][face] + axis[:, 3][face]
-        coordinates.append(np.floor((c - np.floor(c)) * size).astype(np.int64) & (size - 1))
+        coordinates.append(((c - np.floor(c)) * size.astype(np.float32)).astype(np.int32) & (size - 1))
     index = atlas.level_start[level] + (faces.layer[face] * size + coordinates[1]) * size + coordinates[0]
     texel = atlas.texels[index].view(np.uint8).reshape(-1, 4)
     scale = np.float32(1 / 255)
@@ -149,53 +149,81 @@ def _corner_darkening(p: list[np.ndarray], n: list[np.ndarray], extents: tuple[f
     return result
 
 
+def _shadow_rays(
+    caster: Caster, lighting: Lighting, face: np.ndarray, at: np.ndarray, rows: int, columns: int
+) -> np.ndarray:
+    """Visibility (L+1, rows, columns) float32 in {0, 1} of the lights, then of the near hemisphere, from points.
+
+    Neighbouring points aim at the four points of a light's area, or at four directions around the normal.
+    """
+    normal = caster.faces.normal[face]
+    at = at + normal * 2e-3
+    phase = ((np.arange(rows) & 1)[:, None] * 2 + (np.arange(columns) & 1)[None, :]).ravel()
+    sx, sy = np.array([-0.5, 0.5, 0.5, -0.5])[phase], np.array([-0.5, -0.5, 0.5, 0.5])[phase]
+    clear = np.zeros((len(lighting.lights) + 1, rows * columns), np.float32)
+    origins, directions, lanes = [], [], []
+    for index, light in enumerate(lighting.lights):
+        a, b = light.spread
+        start = np.stack([light.position[k] + sx * a[k] + sy * b[k] for k in range(3)], axis=1)
+        ray = at - start
+        toward = ray[:, 0] * normal[:, 0] + ray[:, 1] * normal[:, 1] + ray[:, 2] * normal[:, 2] < 0
+        if light.facing is not None:
+            f = light.facing
+            toward &= ray[:, 0] * f[0] + ray[:, 1] * f[1] + ray[:, 2] * f[2] > 0
+        lit = np.flatnonzero(toward)  # the others turn their back on the light: no ray needed
+        origins.append(start[lit])
+        directions.append(ray[lit])
+        lanes.append(lit + index * rows * columns)
+    around = sx[:, None] * normal[:, [1, 2, 0]] + sy[:, None] * normal[:, [2, 0, 1]]
+    origins.append(at)
+    directions.append((normal + around * 1.3) * 0.6)
+    lanes.append(np.arange(rows * columns) + len(lighting.lights) * rows * columns)
+    hidden = caster.occluded(np.concatenate(origins), np.concatenate(directions))
+    clear.reshape(-1)[np.concatenate(lanes)] = ~hidden
+    return clear.reshape(-1, rows, columns)
+
+
 def _visibility(
     caster: Caster, lighting: Lighting, face: np.ndarray, points: np.ndarray, height: int, width: int
 ) -> list[np.ndarray]:
     """Soft visibility in 0…1 of every light, then the openness of the near hemisphere; float32 (H*W,) each.
 
-    Shadow rays start at every second row and column; neighbours aim at the four points of a light. The results are
-    averaged and brought to full size among pixels of the same face only, so that shadows do not leak over borders.
+    Shadow rays start at every second row and column. The results are averaged and brought to full size among pixels
+    of the same face only, so that shadows do not leak over borders.
     """
     rows, columns = (height + 1) // 2, (width + 1) // 2
-    pick = ((np.arange(rows) * 2)[:, None] * width + (np.arange(columns) * 2)[None, :]).ravel()
-    half_face, at = face[pick], points[:, pick].T
-    normal = caster.faces.normal[half_face]
-    at = at + normal * 2e-3
-    phase = ((np.arange(rows) & 1)[:, None] * 2 + (np.arange(columns) & 1)[None, :]).ravel()
-    sx, sy = np.array([-0.5, 0.5, 0.5, -0.5])[phase], np.array([-0.5, -0.5, 0.5, 0.5])[phase]
-    origins, directions = [], []
-    for light in lighting.lights:
-        a, b = np.array(light.spread[0]), np.array(light.spread[1])
-        start = np.array(light.position) + sx[:, None] * a + sy[:, None] * b
-        origins.append(start)
-        directions.append(at - start)
-    tangent = normal[:, [1, 2, 0]]  # any direction not along the normal will do: these are four probes around it
-    other = normal[:, [2, 0, 1]]
-    origins.append(at)
-    directions.append((normal + (sx[:, None] * tangent + sy[:, None] * other) * 1.3) * 0.6)
-    hidden = caster.occluded(np.concatenate(origins), np.concatenate(directions))
-    half = hidden.reshape(len(origins), rows, columns)
-    faces_half = half_face.reshape(rows, columns)
-    below, right = np.minimum(np.arange(rows) + 1, rows - 1), np.minimum(np.arange(columns) + 1, columns - 1)
-    clear = 1 - half.astype(np.float32)
-    total, weight = clear.copy(), np.ones((rows, columns), np.float32)
-    for i, j in ((below, np.arange(columns)), (np.arange(rows), right), (below, right)):
-        same = (faces_half[i][:, j] == faces_half).astype(np.float32)
-        total += clear[:, i][:, :, j] * same
-        weight += same
-    soft = total / weight
-    # Full size: pixel (i, j) lies between the samples (i//2, j//2) and ((i+1)//2, (j+1)//2).
     face_map = face.reshape(height, width)
-    r0, r1 = np.arange(height) // 2, np.minimum((np.arange(height) + 1) // 2, rows - 1)
-    q0, q1 = np.arange(width) // 2, np.minimum((np.arange(width) + 1) // 2, columns - 1)
-    weight = np.full((height, width), 1e-4, np.float32)
-    total = 1e-4 * soft[:, r0][:, :, q0]
-    for i, j in ((r0, q0), (r0, q1), (r1, q0), (r1, q1)):
-        same = (faces_half[i][:, j] == face_map).astype(np.float32)
-        weight += same
-        total += soft[:, i][:, :, j] * same
-    return list((total / weight).reshape(len(origins), -1))
+    half_face = np.ascontiguousarray(face_map[::2, ::2])
+    at = points.reshape(3, height, width)[:, ::2, ::2].reshape(3, -1).T
+    clear = _shadow_rays(caster, lighting, half_face.ravel(), at, rows, columns)
+    # Average each sample with its right, lower and lower right neighbours: the four points of a light.
+    total, weight = clear.copy(), np.ones((rows, columns), np.float32)
+    for di, dj in ((1, 0), (0, 1), (1, 1)):
+        here, there = (slice(rows - di), slice(columns - dj)), (slice(di, None), slice(dj, None))
+        same = (half_face[there] == half_face[here]).astype(np.float32)
+        total[(slice(None), *here)] += clear[(slice(None), *there)] * same
+        weight[here] += same
+    soft = np.empty((len(clear), rows + 1, columns + 1), np.float32)
+    soft[:, :rows, :columns] = total / weight
+    soft[:, rows], soft[:, :, columns] = soft[:, rows - 1], soft[:, :, columns - 1]
+    padded = np.empty((rows + 1, columns + 1), half_face.dtype)
+    padded[:rows, :columns] = half_face
+    padded[rows], padded[:, columns] = padded[rows - 1], padded[:, columns - 1]
+    # Full size: a pixel between samples takes the mean of those of its own face (of the first, where none is).
+    full = np.empty((len(clear), height, width), np.float32)
+    full[:, ::2, ::2] = soft[:, :rows, :columns]
+    for pi, pj in ((0, 1), (1, 0), (1, 1)):
+        target = face_map[pi::2, pj::2]
+        r, c = target.shape
+        total = np.float32(1e-4) * soft[:, :r, :c]
+        weight = np.full((r, c), 1e-4, np.float32)
+        for di in range(pi + 1):
+            for dj in range(pj + 1):
+                same = (padded[di : di + r, dj : dj + c] == target).astype(np.float32)
+                weight += same
+                total += soft[:, di : di + r, dj : dj + c] * same
+        full[:, pi::2, pj::2] = total / weight
+    return list(full.reshape(len(clear), -1))
 
 
 def shade(

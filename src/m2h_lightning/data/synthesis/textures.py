@@ -37,9 +37,8 @@ def _noise(draw: Draw, cells_x: int, cells_y: int | None = None) -> np.ndarray:
 
     x0, x1, tx = axis(cells_x)
     y0, y1, ty = axis(cells_y)
-    top = lattice[y0][:, x0] + (lattice[y0][:, x1] - lattice[y0][:, x0]) * tx
-    bottom = lattice[y1][:, x0] + (lattice[y1][:, x1] - lattice[y1][:, x0]) * tx
-    return top + (bottom - top) * ty[:, None]
+    rows = lattice[:, x0] + (lattice[:, x1] - lattice[:, x0]) * tx
+    return rows[y0] + (rows[y1] - rows[y0]) * ty[:, None]
 
 
 def _fbm(draw: Draw, cells: int, octaves: int = 4) -> np.ndarray:
@@ -317,4 +316,4 @@ def atlas() -> Atlas:
         starts.append(start)
         start += parts[-1].size
         level = (level[:, ::2, ::2] + level[:, 1::2, ::2] + level[:, ::2, 1::2] + level[:, 1::2, 1::2]) * 0.25
-    return Atlas(np.concatenate(parts), np.array(starts, np.int64), layers)
+    return Atlas(np.concatenate(parts), np.array(starts, np.int32), layers)

@@ -1,0 +1,60 @@
+# Every target works from a fresh clone: it builds .venv first where needed and calls it by path (no activation, and no
+# other program named `lightning` can get in the way). uv is used where it is installed, else pip.
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null)
+PY := .venv/bin/python
+RUN := $(PY) -m m2h_lightning
+EXPERIMENT ?= experiments/rooms.yaml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train test lint format bench doctor constraints clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# A stamp is younger than what it was made from, and written last: an interrupted set-up is done again.
+.venv/.stamp: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
+ifdef UV
+	test -x $(PY) || uv venv --quiet --python $(PYTHON) .venv
+	uv pip install --quiet --python $(PY) -c constraints.txt -e '.[dev,tensorboard]'
+else
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tensorboard]'
+endif
+	@touch $@
+
+setup: .venv/.stamp  ## Install the package and its tools into .venv
+	@$(RUN) --version
+
+demo: .venv/.stamp  ## Render rooms, train M2H on them, test on unseen rooms, print a table (2 cores: minutes)
+	$(RUN) fit --config experiments/rooms.yaml --run.test true $(ARGS)
+
+train: .venv/.stamp  ## Train one experiment: make train EXPERIMENT=experiments/rooms.yaml ARGS='--model.wmca.window_size 9'
+	$(RUN) fit --config $(EXPERIMENT) $(ARGS)
+
+test: .venv/.stamp  ## Run the test suite
+	$(PY) -m pytest $(ARGS)
+
+lint: .venv/.stamp  ## Lint, formatting, types
+	.venv/bin/ruff check src tests benchmarks
+	.venv/bin/ruff format --check src tests benchmarks
+	.venv/bin/mypy
+
+format: .venv/.stamp  ## Format the code
+	.venv/bin/ruff check --fix src tests benchmarks
+	.venv/bin/ruff format src tests benchmarks
+
+bench: .venv/.stamp  ## Measure: multiply-adds, paired times, data throughput
+	$(PY) -m benchmarks.run $(ARGS)
+
+doctor: .venv/.stamp  ## Check the installation
+	$(RUN) doctor
+
+constraints: .venv/.stamp  ## Compile constraints.txt from setup.cfg again
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 setup.cfg --extra dev --extra tensorboard \
+		--no-header --no-annotate --no-emit-index-url -o constraints.txt
+
+clean:  ## Remove .venv and caches; runs and data stay
+	rm -rf .venv build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

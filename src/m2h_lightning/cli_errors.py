@@ -1,0 +1,137 @@
+"""Turns the parser's messages into one line: which key, where it stands, what is wrong, how to mend it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.loggers import Logger
+
+from m2h_lightning.arguments import Arguments
+from m2h_lightning.errors import did_you_mean
+
+MAX_LISTED = 8
+
+
+def explain(message: str, known_keys: Iterable[str], arguments: Arguments, data_class: type) -> str:
+    """Return the parser's message as one line a user can act on.
+
+    Args:
+        message: What jsonargparse says, often over many lines.
+        known_keys: The dotted keys of the current verb.
+        arguments: The command line, which knows where keys stand.
+        data_class: The base class of the data sets.
+    """
+    keys = sorted({*known_keys, *_data_keys(data_class)})
+    text = " ".join(message.split())
+    if found := re.match(r"unrecognized arguments: (\S+)", text):
+        word = found.group(1)
+        if not word.startswith("-"):
+            return f"unexpected word '{word}'; options look like --model.wmca.window_size 7"
+        return unknown_key(word.lstrip("-").split("=")[0], keys, arguments)
+    if found := re.match(r"Subcommand '\w+' does not accept option '([^']+)'", text):
+        return unknown_key(found.group(1), keys, arguments)
+    if found := re.match(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        return unknown_key(f"{found.group(1)}.{found.group(2)}", keys, arguments)
+    if found := re.match(r"Option '([^']+)' is not accepted", text):
+        return unknown_key(found.group(1), keys, arguments)
+    if found := re.match(r"the following arguments are required: (.*)", text):
+        names = [name.strip().split(".", 1)[-1] for name in found.group(1).split(",")]
+        mend = "--data Rooms, or --config with an experiment file" if "data" in names else "see --help"
+        return f"{', '.join(names)} is missing; give {mend}"
+    if found := re.match(r"argument (\S+): expected one argument", text):
+        return f"{found.group(1)} needs a value"
+    if found := re.match(r'Parser key "([^"]+)": ?(.*)', text):
+        return _wrong_value(found.group(1), found.group(2), keys, arguments, data_class)
+    return text
+
+
+def unknown_key(key: str, keys: Iterable[str], arguments: Arguments) -> str:
+    """Return the line for a key that does not exist, with the closest one that does."""
+    keys = list(keys)
+    shown = _misspelt_part(key, keys)
+    closest = did_you_mean(shown, _with_branches(keys)) or f"; 'm2h {arguments.verb} --help' lists all keys"
+    return f"unknown key '{shown}'{arguments.place(shown)}{closest}"
+
+
+def _misspelt_part(key: str, keys: Iterable[str]) -> str:
+    """Shorten ``trainerr.max_epochs`` to ``trainerr``: the part of the key up to its first unknown name."""
+    branches = _with_branches(keys)
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        if ".".join(parts[:end]) not in branches:
+            return ".".join(parts[:end])
+    return key
+
+
+def _with_branches(keys: Iterable[str]) -> set[str]:
+    return {".".join(parts[:end]) for parts in (key.split(".") for key in keys) for end in range(1, len(parts) + 1)}
+
+
+def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, data_class: type) -> str:
+    base = {"data": data_class, "trainer.callbacks": Callback, "trainer.logger": Logger}.get(key)
+    if found := re.search(r"Option '([^']+)' is not accepted", problem):
+        wrong = f"{key}.{found.group(1)}"
+        choices = keys
+        if named := re.search(r"'class_path': '([^']+)'", problem):
+            choices = [f"{key}.{name}" for name in _parameters(base, named.group(1))] or keys
+        return unknown_key(wrong, choices, arguments)
+    if (found := re.search(r"Expected a dot import path string: (\S+)", problem)) and base is not None:
+        names = class_names(base)
+        known = f" (known: {', '.join(names)})" if len(names) <= MAX_LISTED else ""
+        place = arguments.place(f"{key}.class_path") or arguments.place(key)
+        return f"{key}: there is no class '{found.group(1)}'{place}{did_you_mean(found.group(1), names)}{known}"
+    if found := re.search(r"(?:Import of|No module named|Problem with given class_path) ?'?([\w.]+)'?", problem):
+        return f"{key}{arguments.place(key)}: cannot import '{found.group(1)}'; give a class of an installed package"
+    expected = [_type_name(kind) for kind in re.findall(r"Expected an? (<class '[^']+'>|typing\.[^.]*?\]|\w[^.]*?)(?=\. | -|$| Given)", problem)]
+    value = re.search(r"(?:Got value|Given value): (.*?)(?= - Expected| Given value|$)", problem)
+    if not expected or value is None:
+        return f"{key}{arguments.place(key)}: {problem}"
+    given = value.group(1).strip()
+    must = " or ".join(dict.fromkeys(kind for kind in expected if kind))
+    literals = re.findall(r"'([^']+)'", must)
+    return f"{key} is {given!r}{arguments.place(key)}; it must be {must}{did_you_mean(given, literals)}"
+
+
+def _type_name(kind: str) -> str:
+    if kind.startswith("typing.Literal["):
+        return kind.removeprefix("typing.Literal[").removesuffix("]").replace(",", ", ").replace("  ", " ")
+    if found := re.match(r"<class '([^']+)'>", kind):
+        name = found.group(1).rsplit(".", 1)[-1]
+        names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
+        return names.get(name, f"a {name}")
+    return kind
+
+
+def subclasses(base: type) -> list[type]:
+    """Return the concrete classes below ``base`` that are imported, in the order of their names."""
+    found: dict[str, type] = {}
+    stack = [base]
+    while stack:
+        for child in stack.pop().__subclasses__():
+            stack.append(child)
+            if not inspect.isabstract(child) and not child.__name__.startswith("_"):
+                found.setdefault(child.__name__, child)
+    return [found[name] for name in sorted(found)]
+
+
+def class_names(base: type) -> list[str]:
+    """Return the names of :func:`subclasses`."""
+    return [child.__name__ for child in subclasses(base)]
+
+
+def _parameters(base: type | None, class_path: str) -> list[str]:
+    name = class_path.rsplit(".", 1)[-1]
+    return next((init_parameters(child) for child in subclasses(base) if child.__name__ == name), []) if base else []
+
+
+def init_parameters(class_: type) -> list[str]:
+    """Return the names of a class's constructor arguments."""
+    return [name for name in inspect.signature(class_).parameters if name not in ("args", "kwargs")]
+
+
+def _data_keys(data_class: type) -> set[str]:
+    classes = [child for child in subclasses(data_class) if issubclass(child, LightningDataModule)]
+    return {f"data.{name}" for child in classes for name in init_parameters(child)}

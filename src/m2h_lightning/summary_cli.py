@@ -1,0 +1,71 @@
+"""``m2h summary``: parameters and GMACs per box of the network that a configuration describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from m2h_lightning.arguments import Arguments
+from m2h_lightning.errors import ConfigError
+from m2h_lightning.training_cli import TrainingCLI, run_cli
+
+USAGE = """usage: m2h summary --config experiments/rooms.yaml [--model.* …] [--size H W]
+
+Print parameters and multiply-adds (GMACs) per box of the network's figure; nothing is trained, loaded or written.
+  --size H W   height and width of the image in pixels (default 448 448)"""
+
+
+class SummaryCLI(TrainingCLI):
+    """Builds the model from the same keys as ``fit`` and prints its cost; makes no trainer and no run folder."""
+
+    trial = True
+    size: tuple[int, int] = (448, 448)
+
+    def before_instantiate_classes(self) -> None:
+        """Leave pretrained weights where they are: counting needs none."""
+        super().before_instantiate_classes()
+        if "backbone" in self.options.model:
+            self.options.model.backbone.pretrained = False
+            self.options.model.backbone.checkpoint = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make no trainer."""
+        return None  # type: ignore[return-value]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        from m2h_lightning.network.summary import format_summary, summarize
+
+        print(format_summary(summarize(self.model.net, self.size), self.size))  # type: ignore[arg-type]
+
+
+def main_summary(words: list[str]) -> int:
+    """Print the table; return the exit code.
+
+    Args:
+        words: The words after ``summary``.
+
+    Raises:
+        ConfigError: ``--size`` is not two whole numbers, or a key is wrong.
+    """
+    if "--help" in words or "-h" in words:
+        print(USAGE)
+        return 0
+    size, words = take_size(words)
+    command = type("SummaryCLI", (SummaryCLI,), {"size": size})
+    return run_cli(command, Arguments.read("fit", words))
+
+
+def take_size(words: list[str]) -> tuple[tuple[int, int], list[str]]:
+    """Split ``--size H W`` off the words; return the size and the rest.
+
+    Raises:
+        ConfigError: It is not followed by two whole numbers of at least 16.
+    """
+    if "--size" not in words:
+        return SummaryCLI.size, words
+    at = words.index("--size")
+    sides = words[at + 1 : at + 3]
+    if len(sides) != 2 or not all(side.isdigit() and int(side) >= 16 for side in sides):
+        raise ConfigError(f"--size is '{' '.join(sides)}'; give height and width in pixels, e.g. --size 448 448")
+    return (int(sides[0]), int(sides[1])), [*words[:at], *words[at + 3 :]]

@@ -1,0 +1,383 @@
+"""``fit | validate | test | predict``: LightningCLI made strict, with a run folder and a policy for checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import traceback
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from omegaconf.errors import OmegaConfBaseException
+
+from m2h_lightning import runs
+from m2h_lightning.arguments import Arguments, check_checkpoint_path
+from m2h_lightning.callbacks.run_folder import RunFolder
+from m2h_lightning.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from m2h_lightning.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
+from m2h_lightning.cli_errors import explain, init_parameters, subclasses
+from m2h_lightning.errors import ConfigError, M2HError
+from m2h_lightning.loggers import make_loggers
+
+TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10}
+DATA_MODULES = ("m2h_lightning.data.rooms",)
+"""Modules whose data sets can be named in short (``--data Rooms``)."""
+
+
+class AlreadyFinished(Exception):
+    """The run to resume has done all it was asked to do."""
+
+
+def main_training(arguments: Arguments) -> int:
+    """Run one training command; return the exit code.
+
+    Raises:
+        M2HError: The user's input is wrong.
+    """
+    return run_cli(TrainingCLI, arguments)
+
+
+def classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
+    """Return the model's class and the base class of the data sets, having imported all data sets."""
+    for module in DATA_MODULES:
+        import_module(module)
+    from m2h_lightning.data.base import BaseDataModule
+    from m2h_lightning.module import M2HModule
+
+    return M2HModule, BaseDataModule
+
+
+def run_cli(command: type[TrainingCLI], arguments: Arguments) -> int:
+    """Run a command line to its end; return the exit code.
+
+    Raises:
+        M2HError: The user's input is wrong, whoever noticed it.
+    """
+    _quieten()
+    try:
+        command(arguments, *classes())
+    except AlreadyFinished as finished:
+        print(finished)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or ""
+        first = str(error.__cause__ or error).strip("'\"").splitlines()[0]
+        raise ConfigError(f"{key}{arguments.place(key)} cannot be resolved: {first}") from error
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+    except SystemExit as stop:  # --help, or Lightning after Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    return 0
+
+
+def _quieten() -> None:
+    """Silence advertisements and warnings that ask for nothing."""
+    for text in (".*does not have many workers.*", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*"):
+        warnings.filterwarnings("ignore", message=text)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+    )
+
+
+class StrictParser(LightningArgumentParser):
+    """Takes no abbreviations and tells errors in one line."""
+
+    cli: TrainingCLI | None = None  # set on the parsers of the verbs; jsonargparse makes nested ones of its own
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise a :class:`ConfigError` instead of printing the usage and exiting."""
+        if self.cli is None:
+            raise ConfigError(message) from ex
+        raise ConfigError(self.cli.explain(message)) from ex
+
+
+class RunConfigCallback(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run folder and gives every logger the same flat configuration."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, folder: Path, tree: dict[str, Any]) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.folder, self.tree = folder, tree
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hand the flat configuration to the loggers (rank 0); the file was written when the folder was made."""
+        flat = runs.plain(runs.flatten(self.tree))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(flat)
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with a fixed model class, a choice of data sets, strict keys and a run folder.
+
+    Args:
+        arguments: The command line, its files checked.
+        model_class: The one LightningModule.
+        data_class: Base class of the data sets.
+    """
+
+    trial = False  # the summary command builds the model and makes no trainer and no folder
+
+    def __init__(
+        self, arguments: Arguments, model_class: type[LightningModule], data_class: type[LightningDataModule]
+    ) -> None:
+        self.arguments = arguments
+        self.data_class = data_class
+        self.checkpoint_facts: dict[str, Any] | None = None
+        self.folder: Path | None = None
+        self.callback: RunFolder | None = None
+        super().__init__(
+            model_class,
+            data_class,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_kwargs={"parser_mode": "omegaconf"},
+            parser_class=StrictParser,
+            subclass_mode_data=True,
+            args=[arguments.verb, *arguments.words],
+            auto_configure_optimizers=False,
+            # The module stores plain hyper-parameters itself, so that a checkpoint needs no parser to be loaded.
+            load_from_checkpoint_support=False,
+        )
+
+    # ── parsing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def setup_parser(self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]) -> None:
+        """Make the parsers, then let them explain their errors."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        self.parser.prog = "m2h"
+        for name, parser in {"": self.parser, **self._subcommand_parsers}.items():
+            parser.cli = self
+            if name:
+                parser.prog = f"m2h {name}"
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Build the parser of the one verb asked for: each takes its time."""
+        self.subcommands = lambda: {self.arguments.verb: LightningCLI.subcommands()[self.arguments.verb]}  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the ``run.*`` keys and hand the data set's facts to the model."""
+        parser.add_class_arguments(runs.RunConfig, "run")
+        parser.link_arguments("data.facts", "model.facts", compute_fn=self._facts, apply_on="instantiate")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        defaults: dict[str, Any] = {"weights_only": True}  # a checkpoint is data: nothing stored in it is run
+        if subcommand == "predict":
+            defaults["return_predictions"] = False  # they would pile up in memory
+        parser.set_defaults(defaults)
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then check what jsonargparse lets pass."""
+        self.config = parser.parse_args(args)
+        verb = self.config.subcommand
+        given = parser.parse_args(args, defaults=False, _skip_validation=True)[verb]
+        self.given = runs.flatten({key: value for key, value in given.as_dict().items() if key != "config"})
+        self.options = self.config[verb]
+        self._check_groups(verb)
+        if "model.facts" in self.given or any(key.startswith("model.facts.") for key in self.given):
+            raise ConfigError("model.facts comes from the data set; leave it out and choose the data set with --data")
+        if self.options.run.resume is not None and self.arguments.resume is None:
+            raise ConfigError("run.resume belongs on the command line: m2h fit --run.resume FOLDER")
+        self._reset_stale_data_defaults()
+        path = self.options.get("ckpt_path")
+        if path is not None:
+            check_checkpoint_path(str(path))
+
+    def _check_groups(self, verb: str) -> None:
+        """Refuse a plain value where a group of keys stands, such as ``model: {wmca: 3}``."""
+        actions = self._subcommand_parsers[verb]._actions
+        names = {action.dest for action in actions if not action.dest.endswith(".help")}
+        for key, value in self.given.items():
+            if key not in ("data", "trainer.logger") and any(name.startswith(f"{key}.") for name in names):
+                if value is None or isinstance(value, dict):
+                    continue
+                inside = sorted(name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}."))[:6]
+                place = self.arguments.place(key)
+                raise ConfigError(f"{key} is {value!r}{place}; it is a group of keys: {', '.join(inside)} …")
+
+    def _reset_stale_data_defaults(self) -> None:
+        """Give every data argument that nobody wrote the default of the class that is used.
+
+        A later ``--data Other`` keeps arguments of the same name from the class named before; only what was written
+        in a file or on the command line may stay.
+        """
+        data = self.options.get("data")
+        class_ = next((c for c in subclasses(self.data_class) if c.__name__ == data.class_path.rsplit(".", 1)[-1]), None)
+        if class_ is None or not data.get("init_args"):
+            return
+        fresh = self.parser.parse_args(
+            [self.arguments.verb, "--data", data.class_path], defaults=True, _skip_validation=True
+        )[self.arguments.verb].data.init_args
+        for name in init_parameters(class_):
+            written = any(key == f"data.{name}" or key.startswith(f"data.{name}.") for key in self.given)
+            if not written and name in fresh:
+                data.init_args[name] = fresh[name]
+
+    def explain(self, message: str) -> str:
+        """Return a parser's message as one line."""
+        parser = self._subcommand_parsers[self.arguments.verb]
+        keys = [action.dest for action in parser._actions if "." in action.dest or action.option_strings]
+        return explain(message, keys, self.arguments, self.data_class)
+
+    # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _parse_ckpt_path(self) -> None:
+        """Reconcile the model's keys with the checkpoint's, instead of letting the checkpoint win in silence."""
+        if self.arguments.resume is not None:
+            self._check_finished(self.arguments.resume)
+            self.options.ckpt_path = str(newest_checkpoint(self.arguments.resume))
+        self.tree = self._tree()
+        path = self.options.get("ckpt_path")
+        if path is None:
+            if self.arguments.verb != "fit" and not self.trial:
+                rank_zero_info(f"no --ckpt_path: {self.arguments.verb} runs with the weights the model starts from")
+            return
+        stored = read_checkpoint(path).get("hyper_parameters", {})
+        given = {key.removeprefix("model."): value for key, value in self.given.items() if key.startswith("model.")}
+        flat = runs.flatten(self.options.model.as_dict())
+        self.checkpoint_facts = stored.get("facts")
+        for key, value in merge_hyper_parameters(stored, given, flat, str(path), self.arguments).items():
+            self.options[f"model.{key}"] = value
+        self.tree = self._tree()
+        if self.options.get("model.backbone.pretrained"):
+            rank_zero_info(f"the backbone's weights come from {path}: pretrained weights are not fetched again")
+            self.options.model.backbone.pretrained = False
+        if self.options.get("model.backbone.checkpoint"):
+            self.options.model.backbone.checkpoint = None
+
+    def _tree(self) -> dict[str, Any]:
+        """Return the configuration as plain nested mappings that run this command again, in a new folder."""
+        parser = self._subcommand_parsers[self.arguments.verb]
+        tree = yaml.safe_load(parser.dump(self.options, skip_none=False, skip_validation=True, format="yaml"))
+        experiment = tree["run"]["experiment"]
+        if experiment is None and self.arguments.config_files:
+            experiment = runs.slug(Path(self.arguments.config_files[0]).stem)
+        if self.arguments.resume is not None:
+            tree["ckpt_path"] = None
+        tree["run"].update(experiment=experiment, id=None, resume=None)
+        tree.pop("config", None)
+        return tree
+
+    def _check_finished(self, folder: Path) -> None:
+        result = folder / runs.RESULT
+        if not result.is_file():
+            return
+        budget = json.loads(result.read_text()).get("budget") or {}
+        now = {key: self.options.trainer.get(key) for key in budget}
+        if all(now[key] in (value, None) for key, value in budget.items()):
+            longer = f"--trainer.max_epochs {2 * int(budget['max_epochs'])}" if budget.get("max_epochs") else "a new limit"
+            raise AlreadyFinished(f"{folder} is finished: see {result}; to train longer add {longer}")
+
+    def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts the model is built with: the checkpoint's, which its weights fit, else the data set's."""
+        return facts if self.checkpoint_facts is None else self.checkpoint_facts
+
+    # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder; nothing is created before model and data could be built."""
+        if not self.trial:
+            run = runs.RunConfig(**self.options.run.as_dict())
+            run.resume = str(self.arguments.resume) if self.arguments.resume else None
+            run.experiment = self.tree["run"]["experiment"]
+            self.folder = runs.choose_folder(run, self.arguments.config_files)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with everything it writes inside the run folder."""
+        assert self.folder is not None
+        config: dict[str, Any] = {**self.config_init[self.arguments.verb]["trainer"], **kwargs}
+        quick = bool(config.get("fast_dev_run"))
+        config["default_root_dir"] = str(self.folder)
+        config["logger"] = make_loggers(self.folder, runs.RunConfig(**self.options.run), config.get("logger"), quick)
+        callbacks = config.get("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        if config.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
+            callbacks.append(default_checkpoint(self.folder))
+        self.callback = RunFolder(self.folder, self.tree, resumed=self.arguments.resume is not None)
+        saver = RunConfigCallback(self._parser(self.arguments.verb), self.options, self.folder, self.tree)
+        config["callbacks"] = [*callbacks, saver, self.callback]
+        plugins = config.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+        sharded = any(name in str(config.get("strategy")).lower() for name in ("fsdp", "deepspeed", "modelparallel"))
+        if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        config["plugins"] = plugins
+        try:
+            return self.trainer_class(**config)
+        except (ValueError, ModuleNotFoundError) as error:
+            raise ConfigError(f"trainer: {error}") from error
+
+    def after_instantiate_classes(self) -> None:
+        """Make the run folder (rank 0) and tell the processes launched from here where it is."""
+        if self.trial or runs.global_rank() > 0:
+            return
+        assert self.folder is not None
+        if self.arguments.resume is None:
+            runs.create_folder(self.folder)
+        else:
+            previous = self.folder / runs.RESULT
+            if previous.is_file():
+                os.replace(previous, previous.with_suffix(".previous.json"))
+        runs.write_text(self.folder / runs.CONFIG, yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True))
+        runs.record_start(self.folder, [self.arguments.verb, *self.arguments.words])
+        rank_zero_info(f"run folder: {self.folder}")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb, then write the result, or why there is none."""
+        assert self.folder is not None
+        assert self.callback is not None
+        before = os.environ.get(runs.RUN_DIR_VARIABLE)
+        os.environ[runs.RUN_DIR_VARIABLE] = str(self.folder)
+        try:
+            super()._run_subcommand(subcommand)
+            if self.trainer.is_global_zero:
+                self.callback.write_result(self.trainer, subcommand)
+        except BaseException as error:
+            if self.trainer.is_global_zero:
+                _write_failure(self.folder, error)
+            raise
+        finally:
+            if before is None:
+                os.environ.pop(runs.RUN_DIR_VARIABLE, None)
+            else:
+                os.environ[runs.RUN_DIR_VARIABLE] = before
+
+
+def default_checkpoint(folder: Path) -> ModelCheckpoint:
+    """Return the checkpoint callback of runs that configure none: every epoch, the newest kept, also as ``last.ckpt``."""
+    return ModelCheckpoint(
+        dirpath=folder / runs.CHECKPOINTS,
+        filename="epoch{epoch:03d}",
+        auto_insert_metric_name=False,
+        save_last="link",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def _write_failure(folder: Path, error: BaseException) -> None:
+    """Leave the reason in ``failure.txt``: one line, and the traceback when the fault is not the user's."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    text = " ".join(reason.split()) + "\n"
+    if not isinstance(error, M2HError | KeyboardInterrupt | MisconfigurationException):
+        text += "\n" + "".join(traceback.format_exception(error))
+    runs.write_text(folder / runs.FAILURE, text)
