@@ -58,7 +58,9 @@ def test_empty_batch_is_refused():
 
 def loader(train=True, count=7, workers=0, batch_size=2, seed=3):
     transform = TrainTransform((16, 16), AugmentConfig()) if train else EvalTransform()
-    return make_loader(Planes(count), transform, train=train, batch_size=batch_size, workers=workers, seed=seed, classes=5)
+    return make_loader(
+        Planes(count), transform, train=train, batch_size=batch_size, workers=workers, seed=seed, classes=5
+    )
 
 
 def epoch(of, number=0):

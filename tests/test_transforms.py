@@ -42,7 +42,11 @@ def test_resize_keeps_the_geometry(normal, scale):
     slope = np.abs(np.diff(sample["depth"], axis=0)).max() + np.abs(np.diff(sample["depth"], axis=1)).max()
     assert residual.max() <= 0.5 * slope * 3 + 1e-3
     assert abs(residual.mean()) <= 0.5 * slope * 1.5 + 1e-3
-    derived, valid = normals_from_depth(T.resize(plane_sample(96, 128, normal), 48, 64)["depth"].astype(float), resized["K"] * 0 + T.resize(plane_sample(96, 128, normal), 48, 64)["K"], 0.5)
+    derived, valid = normals_from_depth(
+        T.resize(plane_sample(96, 128, normal), 48, 64)["depth"].astype(float),
+        resized["K"] * 0 + T.resize(plane_sample(96, 128, normal), 48, 64)["K"],
+        0.5,
+    )
     truth = np.moveaxis(sample["normals"], -1, 0)
     assert (derived * truth).sum(0)[valid].mean() > 0.98
 

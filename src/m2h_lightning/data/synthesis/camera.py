@@ -8,6 +8,7 @@ import numpy as np
 
 from m2h_lightning.data.synthesis.caster import Caster
 from m2h_lightning.data.synthesis.draw import Draw
+from m2h_lightning.data.synthesis.labels import CLASS
 from m2h_lightning.data.synthesis.layout import Room
 from m2h_lightning.data.synthesis.render import Camera, planes_in_camera, rays
 
@@ -96,7 +97,8 @@ def _score(caster: Caster, camera: Camera, height: int, width: int) -> float:
     classes = int((counts > 0.004 * len(face)).sum())
     score = min(classes / 6.0, 1.0)
     score *= min(float(order[len(order) // 2]) / 1.5, 1.0) * min(float(order[len(order) // 50]) / 0.5, 1.0)
-    return score if counts.max() < 0.6 * len(face) else score * 0.7
+    bare = int(counts[CLASS["wall"]]) + int(counts[CLASS["ceiling"]])
+    return score * min(1.0, 0.55 * len(face) / max(bare, 1))
 
 
 def draw_views(room: Room, caster: Caster, draw: Draw, count: int, height: int, width: int) -> list[Camera]:

@@ -17,7 +17,9 @@ def _legs(mesh: Mesh, x: float, y0: float, y1: float, height: float, thick: floa
     for sx in (-1, 1):
         for y in (y0 + thick, y1 - thick):
             cx = sx * (x - thick)
-            mesh.box((cx - thick / 2, y - thick / 2, 0), (cx + thick / 2, y + thick / 2, height), material, bottom=False)
+            mesh.box(
+                (cx - thick / 2, y - thick / 2, 0), (cx + thick / 2, y + thick / 2, height), material, bottom=False
+            )
 
 
 def bed(mesh: Mesh, draw: Draw, style: Style, frame: Frame, w: float, d: float) -> float:

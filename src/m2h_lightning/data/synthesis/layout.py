@@ -254,10 +254,10 @@ def _corner_things(room: Room) -> None:
     """What stands about: a floor lamp, a plant, a box, a bag."""
     draw = room.draw
     for thing, size, h, chance in (
-        ("lamp", 0.42, 1.8, 0.45),
-        ("plant", 0.6, 0.9, 0.5),
-        ("box", 0.46, 0.35, 0.45),
-        ("bag", 0.4, 0.4, 0.3),
+        ("lamp", 0.42, 1.8, 0.5),
+        ("plant", 0.6, 0.9, 0.6),
+        ("box", 0.46, 0.35, 0.6),
+        ("bag", 0.4, 0.4, 0.4),
     ):
         if not draw.chance(chance):
             continue
@@ -514,8 +514,12 @@ def make_room(draw: Draw) -> tuple[Room, Lighting, str]:
                 frame = shell.frame(wall, (opening.x0 + opening.x1) / 2)
                 room.taken.append(_footprint(frame, (-0.5, 0.0), (0.5, 0.9), 0.0))
     _FURNISH[kind](room)
+    if draw.chance(0.5):
+        _shelves(room, draw.pick(("bookshelf", "shelves")))
+    if draw.chance(0.5):
+        _storage(room, draw.pick(("cabinet", "dresser")), draw.uniform(0.7, 1.3), 0.42, draw.uniform(0.75, 1.2), False)
     _corner_things(room)
-    _pictures(room, draw.pick((1, 2, 3)))
+    _pictures(room, draw.pick((2, 3, 4, 5)))
     if not any(light.facing is None and light.position[2] > 1.45 for light in room.lights) or draw.chance(0.4):
         at = Frame(shell.width * draw.uniform(0.42, 0.58), shell.depth * draw.uniform(0.42, 0.58))
         low = [lamp for lamp in room.lights if lamp.facing is None and abs(lamp.position[0] - at.x) < 0.6]
@@ -526,4 +530,3 @@ def make_room(draw: Draw) -> tuple[Room, Lighting, str]:
     level = draw.uniform(0.16, 0.3)
     ambient = (level * draw.uniform(0.95, 1.08), level, level * draw.uniform(0.92, 1.05))
     return room, Lighting(tuple(strongest), ambient, (shell.width, shell.depth, shell.height)), kind
-

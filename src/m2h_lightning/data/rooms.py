@@ -1,0 +1,64 @@
+"""Rooms: the procedural indoor data set the package makes itself (see docs/rooms.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from torch.utils.data import Dataset
+
+from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
+from m2h_lightning.data.sample import RawSample
+from m2h_lightning.labels import IGNORE, NYU40_CLASSES
+
+
+class RoomsDataset(Dataset[RawSample]):
+    """Samples of one split of Rooms; renders the cache on first use.
+
+    Every pixel has a surface, so no label is ever invalid. May be sent to spawned loader workers: memory maps are
+    opened by the process that reads.
+
+    Args:
+        root: Folder under which the caches lie.
+        split: "train", "val" or "test"; the splits share no room.
+        rooms: Number of rooms.
+        views_per_room: Samples per room.
+        height: Pixels.
+        width: Pixels.
+        seed: Seed of the data set.
+        mode: "views" for independent cameras, "sequence" for one walk per room.
+        render_workers: Rendering processes; None for one per core, at most 8.
+
+    Raises:
+        ConfigError: A value is out of range.
+        DataError: The cache cannot be written or read.
+    """
+
+    name: ClassVar[str] = "rooms"
+    classes: ClassVar[tuple[str, ...]] = tuple(NYU40_CLASSES)
+    ignore_index: ClassVar[int] = IGNORE
+    depth_range: ClassVar[tuple[float, float]] = (0.1, 10.0)
+    tasks: ClassVar[tuple[str, ...]] = ("semseg", "depth", "normals", "edges")
+    edge_rule: ClassVar[str] = "instance: class or instance differs from the right or the lower neighbour, 1 pixel wide"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        rooms: int = 64,
+        views_per_room: int = 8,
+        height: int = 240,
+        width: int = 320,
+        seed: int = 0,
+        mode: str = "views",
+        render_workers: int | None = None,
+    ) -> None:
+        self.spec = RoomsSpec(split, rooms, views_per_room, height, width, seed, mode)
+        self.store = RoomsStore(ensure_rooms(root, self.spec, workers=render_workers))
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> RawSample:
+        sample = self.store.read(index)
+        return RawSample(**sample)  # type: ignore[typeddict-item]

@@ -1,0 +1,317 @@
+"""The cache of the Rooms data set: rendered once, read by memory map. Loads no torch.
+
+A cache is a folder named after its content, ``rooms-<split>-<height>x<width>-<hash of the specification>``, holding
+one file per room (``room-00000.npy``, records of fixed size) and ``manifest.json``, written last. Every file gets its
+name by an atomic rename after it is complete on disk: a killed run leaves no half-written shard, and the next run
+renders what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m2h_lightning.data.synthesis import generate
+from m2h_lightning.data.synthesis.render import decode_octahedral
+from m2h_lightning.errors import ConfigError, DataError, did_you_mean
+
+MANIFEST = "manifest.json"
+MODES = ("views", "sequence")
+_HEADROOM = 16 * 2**20  # bytes to leave free on the disk
+
+
+@dataclass(frozen=True)
+class RoomsSpec:
+    """What a cache holds.
+
+    Args:
+        split: "train", "val" or "test". Room 7 of one split is another room than room 7 of the other.
+        rooms: Number of rooms.
+        views_per_room: Samples per room.
+        height: Pixels.
+        width: Pixels.
+        seed: Seed of the data set.
+        mode: "views" for independent cameras, "sequence" for one smooth walk of ``views_per_room`` frames a room.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+
+    split: str = "train"
+    rooms: int = 64
+    views_per_room: int = 8
+    height: int = 240
+    width: int = 320
+    seed: int = 0
+    mode: str = "views"
+
+    def __post_init__(self) -> None:
+        for key, value, choices in (("split", self.split, tuple(generate.SPLIT_CODES)), ("mode", self.mode, MODES)):
+            if value not in choices:
+                hint = did_you_mean(str(value), choices)
+                raise ConfigError(f"rooms: {key} is {value!r}, expected one of {', '.join(choices)}{hint}")
+        for key, low, high in (
+            ("rooms", 1, 100_000),
+            ("views_per_room", 1, 1000),
+            ("height", 16, 2160),
+            ("width", 16, 3840),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ConfigError(f"rooms: {key} is {value!r}, expected a whole number from {low} to {high}")
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return self.rooms * self.views_per_room
+
+    @property
+    def folder(self) -> str:
+        """Name of the cache's folder: changes with every field and with the generator's version."""
+        text = json.dumps([asdict(self), generate.GENERATOR_VERSION], sort_keys=True)
+        return f"rooms-{self.split}-{self.height}x{self.width}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def shard_bytes(self) -> int:
+        """Exact size of one room's file."""
+        return len(_header(self)) + self.views_per_room * generate.sample_dtype(self.height, self.width).itemsize
+
+    def shard(self, room: int) -> str:
+        """Name of one room's file."""
+        return f"room-{room:05d}.npy"
+
+
+def _header(spec: RoomsSpec) -> bytes:
+    """The .npy header of a shard."""
+    buffer = io.BytesIO()
+    dtype = generate.sample_dtype(spec.height, spec.width)
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (spec.views_per_room,),
+    }
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
+def _checksum(record: np.void) -> int:
+    return zlib.crc32(record.tobytes()[4:])  # all but the checksum itself
+
+
+def _write_atomically(path: Path, *parts: bytes) -> None:
+    """Write a file that is complete under its name or not there at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror}): free space or choose another folder") from error
+
+
+def write_shard(folder: Path, spec: RoomsSpec, room: int) -> None:
+    """Render one room and put its shard in place.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    records = generate.render_room(
+        spec.seed, spec.split, room, spec.views_per_room, spec.height, spec.width, mode=spec.mode
+    )
+    for record in records:
+        record["crc"] = _checksum(record)
+    _write_atomically(folder / spec.shard(room), _header(spec), records.tobytes())
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the cache's lock: a second process asking for the same cache waits, then finds it complete."""
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel when the process dies, however it dies
+        yield
+
+
+def missing_shards(folder: Path, spec: RoomsSpec) -> list[int]:
+    """Rooms whose file is absent or of a wrong size."""
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    return [room for room in range(spec.rooms) if sizes.get(spec.shard(room)) != spec.shard_bytes]
+
+
+def check_space(folder: Path, spec: RoomsSpec, rooms: int) -> None:
+    """Refuse to start what will not fit on the disk.
+
+    Raises:
+        DataError: Too little free space.
+    """
+    need, free = rooms * spec.shard_bytes + _HEADROOM, shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f"{folder}: {rooms} rooms need {need:,} bytes, {free:,} are free: free space, choose another folder, or "
+            "ask for fewer rooms, fewer views or a smaller size"
+        )
+
+
+def _package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write_manifest(folder: Path, spec: RoomsSpec) -> None:
+    """Describe a complete cache: specification, versions, and size and SHA-256 of every shard."""
+    shards = {}
+    for room in range(spec.rooms):
+        path = folder / spec.shard(room)
+        shards[path.name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    manifest = {
+        "dataset": "rooms",
+        "spec": asdict(spec),
+        "samples": spec.count,
+        "generator_version": generate.GENERATOR_VERSION,
+        "edges": "class or instance differs from the right or the lower neighbour; 1 pixel wide",
+        "versions": {name: _package(name) for name in ("numpy", "embreex", "m2h-lightning")},
+        "shards": shards,
+    }
+    _write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+class RoomsStore:
+    """Read access to a complete cache. Memory maps are opened on first use, so that it can be pickled.
+
+    Args:
+        path: The folder returned by :func:`ensure_rooms`.
+
+    Raises:
+        DataError: The folder is no cache, is incomplete, or of another generator version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text())
+            self.spec = RoomsSpec(**manifest["spec"])
+            made_by = manifest["generator_version"]
+        except FileNotFoundError as error:
+            hint = "render it with 'm2h data synthesize rooms'"
+            raise DataError(f"{self.path}: no {MANIFEST}: the cache is missing or incomplete: {hint}") from error
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            raise DataError(f"{self.path / MANIFEST}: not readable ({error}): delete it and render again") from error
+        if made_by != generate.GENERATOR_VERSION:
+            raise DataError(
+                f"{self.path}: made by generator version {made_by}, this is {generate.GENERATOR_VERSION}: render again"
+            )
+        self._open: dict[int, np.ndarray] = {}
+        self._checked = bytearray(self.spec.count)
+
+    def __len__(self) -> int:
+        return self.spec.count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def _record(self, index: int) -> np.void:
+        room, view = divmod(index, self.spec.views_per_room)
+        path = self.path / self.spec.shard(room)
+        mend = "delete this file and its manifest.json and it will be rendered again"
+        if room not in self._open:
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError as error:
+                raise DataError(f"{path}: shard is missing: {mend.replace('this file and its', 'the')}") from error
+            if size != self.spec.shard_bytes:
+                raise DataError(f"{path}: truncated or corrupt ({size} of {self.spec.shard_bytes} bytes): {mend}")
+            try:
+                shard = np.load(path, mmap_mode="r", allow_pickle=False)
+            except ValueError as error:
+                raise DataError(f"{path}: corrupt header ({error}): {mend}") from error
+            dtype = generate.sample_dtype(self.spec.height, self.spec.width)
+            if shard.dtype != dtype or shard.shape != (self.spec.views_per_room,):
+                raise DataError(f"{path}: holds something else than its manifest says: {mend}")
+            self._open[room] = shard
+        record = self._open[room][view]
+        if not self._checked[index]:
+            if _checksum(record) != int(record["crc"]):
+                raise DataError(f"{path}: sample {view} is corrupt (checksum differs): {mend}")
+            self._checked[index] = 1
+        return record
+
+    def read(self, index: int, extras: bool = False) -> dict[str, Any]:
+        """One sample as a RawSample.
+
+        Args:
+            index: 0 … len-1; samples of a room are neighbours.
+            extras: Also return ``instance`` (H, W) uint16 from 1, and ``pose`` (4, 4) float64 camera-to-world
+                (camera x right, y down, z forward; world z up, metres).
+
+        Raises:
+            IndexError: No such sample.
+            DataError: The shard is missing, truncated or corrupt.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        record = self._record(index)
+        room, view = divmod(index, self.spec.views_per_room)
+        sample: dict[str, Any] = {key: np.array(record[key]) for key in ("image", "semseg", "depth", "edges", "K")}
+        sample["normals"] = decode_octahedral(record["normals"])
+        sample["id"] = f"rooms/{self.spec.split}/{room:05d}/{view:03d}"
+        if extras:
+            sample["instance"], sample["pose"] = np.array(record["instance"]), np.array(record["pose"])
+        return sample
+
+
+def ensure_rooms(root: Path | str, spec: RoomsSpec, workers: int | None = None, progress: bool = True) -> Path:
+    """Make sure a cache is complete, rendering what is missing.
+
+    Args:
+        root: Folder under which caches lie; created when absent.
+        spec: What to render.
+        workers: Rendering processes; None for one per core, at most 8.
+        progress: Show a progress bar on a terminal, or a line at start and end elsewhere.
+
+    Returns:
+        The cache's folder, for :class:`RoomsStore`.
+
+    Raises:
+        DataError: The folder cannot be used or the disk is too small.
+        ConfigError: ``workers`` is below 1.
+    """
+    from m2h_lightning.data.synthesis.fill import fill  # it needs write_shard above
+
+    if workers is not None and workers < 1:
+        raise ConfigError(f"rooms: workers is {workers}, expected at least 1")
+    folder = Path(root).expanduser() / spec.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be created ({error.strerror}): choose another folder") from error
+    if (folder / MANIFEST).exists() and not missing_shards(folder, spec):
+        return folder
+    with locked(folder):
+        todo = missing_shards(folder, spec)
+        if todo or not (folder / MANIFEST).exists():
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            check_space(folder, spec, len(todo))
+            fill(folder, spec, todo, workers, progress)
+            write_manifest(folder, spec)
+    return folder

@@ -1,0 +1,254 @@
+"""The Lightning module: training, evaluation, optimiser groups, checkpoints and what stops a run."""
+
+import json
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from samples import Planes, PlaneScenes, tiny_module
+
+from m2h_lightning.callbacks import PicturePanels, TrivialBaseline
+from m2h_lightning.callbacks.trivial import TrainingPriors
+from m2h_lightning.data.sample import collate
+from m2h_lightning.errors import ConfigError, DataError
+from m2h_lightning.module import DEFAULT_LOSS_WEIGHTS, M2HModule, OptimizerConfig, ScheduleConfig
+from m2h_lightning.network import BackboneConfig
+
+
+def trainer(tmp_path, **settings):
+    quiet = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "default_root_dir": tmp_path,
+        "num_sanity_val_steps": 0,
+        "max_epochs": 1,
+    }
+    return L.Trainer(**(quiet | settings))
+
+
+def test_a_few_epochs_beat_the_constants(tmp_path):
+    L.seed_everything(0)
+    module = tiny_module(optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.0), channels=16, head_channels=16)
+    fit = trainer(tmp_path, max_epochs=12, callbacks=[TrivialBaseline(samples=8)])
+    data = Planes(train=16, batch_size=4, crop=(48, 64))
+    fit.fit(module, data)
+    scores = fit.test(module, data, verbose=False)[0]
+    for name, task in module.tasks.items():
+        ours, trivial = scores[f"test/{name}/{task.headline}"], scores[f"test/{name}/trivial_{task.headline}"]
+        assert (ours > trivial) if task.higher_is_better else (ours < trivial), (name, ours, trivial)
+
+
+def test_every_metric_is_logged_under_its_canonical_name(tmp_path):
+    run = trainer(tmp_path)
+    run.fit(tiny_module(), Planes())
+    keys = set(run.callback_metrics)
+    assert {
+        "train/loss", "train/semseg/loss", "val/loss", "val/edges/loss", "val/semseg/miou", "val/semseg/pixel_accuracy",
+        "val/depth/rmse_m", "val/depth/delta1", "val/normals/mean_deg", "val/normals/median_deg", "val/edges/f_pixel",
+    } <= keys  # fmt: skip
+
+
+def test_metrics_do_not_depend_on_the_batch_size(tmp_path):
+    L.seed_everything(0)
+    module = tiny_module()
+    one, three = (trainer(tmp_path).validate(module, Planes(eval_batch_size=size), verbose=False)[0] for size in (1, 3))
+    for key, value in one.items():
+        if key != "val/depth/loss" and not key.endswith("val/loss"):  # a loss is a mean of batch means
+            assert value == pytest.approx(three[key], rel=1e-4, abs=1e-4), key
+
+
+@pytest.mark.parametrize("tasks", [["depth"], ["edges", "semseg"]])
+def test_any_subset_of_tasks(tmp_path, tasks):
+    module = tiny_module(tasks=tasks)
+    run = trainer(tmp_path)
+    run.fit(module, Planes())
+    logged = {key.split("/")[1] for key in run.callback_metrics if key.startswith("val/") and key.count("/") == 2}
+    assert logged == set(tasks)
+
+
+def test_a_missing_label_adds_nothing_and_keeps_the_graph():
+    module = tiny_module()
+    batch = {"image": torch.randn(2, 3, 32, 32), "id": ["a", "b"], "depth": torch.rand(2, 1, 32, 32) + 1}
+    raw = module.net(batch["image"])
+    losses = module._task_losses(raw, batch)
+    assert losses["depth"] > 0
+    assert all(losses[name] == 0 for name in ("semseg", "normals", "edges"))
+    module._total(losses).backward()
+    missing = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing, "a distributed run would wait for these gradients"
+
+
+def test_weights_scale_the_loss():
+    module = tiny_module(loss_weights={"depth": 3.0, "edges": 0.0})
+    losses = {name: torch.tensor(1.0) for name in module.tasks}
+    assert float(module._total(losses)) == DEFAULT_LOSS_WEIGHTS["semseg"] + 3.0 + DEFAULT_LOSS_WEIGHTS["normals"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_with_the_samples(tmp_path, value):
+    class PoisonedPlanes(Planes):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            loader.collate_fn = lambda samples: (batch := collate(samples)) | {"image": batch["image"] * value}
+            return loader
+
+    module = tiny_module()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    with pytest.raises(DataError, match=r"not finite at step 0 .*samples scene-0-\d, scene-0-\d"):
+        trainer(tmp_path).fit(module, PoisonedPlanes())
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items() if v.is_floating_point())
+
+
+def test_optimizer_groups(tmp_path):
+    module = tiny_module(
+        backbone=BackboneConfig(name="test_convnext", pretrained=False, freeze=False, lr_factor=0.1),
+        optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.5),
+        schedule=ScheduleConfig(name="constant", warmup=0.0),
+    )
+    run = trainer(tmp_path)
+    run.fit(module, Planes())
+    groups = {group["name"]: group for group in run.optimizers[0].param_groups}
+    assert groups["backbone"]["lr"] == pytest.approx(1e-4)
+    assert groups["network"]["lr"] == pytest.approx(1e-3)
+    assert groups["network"]["weight_decay"] == 0.5
+    assert groups["network_no_decay"]["weight_decay"] == 0
+    counted = sum(len(group["params"]) for group in groups.values())
+    assert counted == sum(p.requires_grad for p in module.parameters())
+
+
+def test_a_frozen_backbone_is_not_in_the_optimizer(tmp_path):
+    module = tiny_module(backbone=BackboneConfig(name="test_convnext", pretrained=False, freeze=True))
+    run = trainer(tmp_path)
+    run.fit(module, Planes())
+    assert {group["name"] for group in run.optimizers[0].param_groups} == {"network", "network_no_decay"}
+
+
+def test_schedules():
+    poly = ScheduleConfig(name="poly", warmup=0.1, power=0.9)
+    assert poly.factor(0, 100) == pytest.approx(0.1)
+    assert poly.factor(9, 100) == pytest.approx(1.0)
+    assert poly.factor(55, 100) == pytest.approx((1 - 45 / 90) ** 0.9)
+    assert poly.factor(100, 100) == 0
+    cosine = ScheduleConfig(name="cosine", warmup=0.0, final_factor=0.1)
+    assert cosine.factor(50, 100) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert cosine.factor(100, 100) == pytest.approx(0.1)
+    assert ScheduleConfig(name="constant", warmup=0.0).factor(77, 100) == 1
+
+
+def test_the_schedule_moves_with_optimizer_steps_not_batches(tmp_path):
+    module = tiny_module(schedule=ScheduleConfig(name="poly", warmup=0.0, power=1.0))
+    run = trainer(tmp_path, accumulate_grad_batches=3, max_epochs=2)
+    run.fit(module, Planes())
+    assert run.global_step == 2
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_checkpoint_is_plain_data_and_rebuilds_the_module(tmp_path):
+    L.seed_everything(1)
+    module = tiny_module()
+    run = trainer(tmp_path)
+    run.fit(module, Planes())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    json.dumps(content["hyper_parameters"])
+    again = M2HModule.load_from_checkpoint(tmp_path / "x.ckpt", map_location="cpu", weights_only=True)
+    image = torch.randn(1, 3, 40, 50)
+    first, second = module.eval()(image), again.eval()(image)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_compile_keeps_the_checkpoint_keys(tmp_path, monkeypatch):
+    plain = tiny_module()
+    module = tiny_module(compile=True)
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: original(self, backend="eager"))
+    run = trainer(tmp_path, fast_dev_run=True)
+    run.fit(module, Planes())
+    assert module.net._compiled_call_impl is not None
+    assert list(module.state_dict()) == list(plain.state_dict())
+
+
+def test_other_facts_are_refused(tmp_path):
+    facts = {**Planes().facts, "name": "other", "classes": ["a", "b"]}
+    with pytest.raises(ConfigError, match="'other'.*'planes'"):
+        trainer(tmp_path).validate(tiny_module(facts=facts), Planes(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"facts": None}, "facts"),
+        ({"loss_weights": {"depht": 1.0}}, "did you mean 'depth'"),
+        ({"loss_weights": {"depth": -1.0}}, "depth"),
+        ({"loss_weights": {"depth": math.nan}}, "depth"),
+    ],
+)
+def test_bad_arguments(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        tiny_module(**changes)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OptimizerConfig(lr=0.0),
+        lambda: OptimizerConfig(weight_decay=-1.0),
+        lambda: ScheduleConfig(warmup=1.0),
+        lambda: ScheduleConfig(final_factor=2.0),
+    ],
+)
+def test_bad_optimizer_settings(make):
+    with pytest.raises(ConfigError, match=r"model\."):
+        make()
+
+
+def test_labels_of_no_task_stop_an_evaluation(tmp_path):
+    class Unlabelled(Planes):
+        def dataset(self, split):
+            class Images(PlaneScenes):
+                def __getitem__(self, index):
+                    return {k: v for k, v in super().__getitem__(index).items() if k in ("image", "K", "id")}
+
+            return Images(2)
+
+    with pytest.raises(DataError, match="not one val sample"):
+        trainer(tmp_path).validate(tiny_module(), Unlabelled(), verbose=False)
+
+
+def test_pictures(tmp_path):
+    import cv2
+
+    module = tiny_module()
+    run = trainer(tmp_path, callbacks=[PicturePanels(count=2)], max_epochs=2)
+    run.fit(module, Planes())
+    run.test(module, Planes(), verbose=False)
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == [
+        "test-0.png", "test-1.png",
+        "val-epoch000-0.png", "val-epoch000-1.png", "val-epoch001-0.png", "val-epoch001-1.png",
+    ]  # fmt: skip
+    picture = cv2.imread(str(tmp_path / "pictures" / "val-epoch001-0.png"))
+    height, width = picture.shape[:2]
+    assert height > 2 * 48 and width > 5 * 64
+
+
+def test_trivial_constants_are_those_of_the_training_set():
+    priors = TrainingPriors(3)
+    samples = [PlaneScenes(4)[index] for index in range(4)]
+    for sample in samples:
+        priors.add(sample)
+    depth = np.concatenate([s["depth"].ravel() for s in samples]).astype(float)
+    assert float(priors.predict("depth", torch.zeros(1, 1, 2, 2))[0, 0, 0, 0]) == pytest.approx(depth.mean(), rel=1e-5)
+    label = np.bincount(np.concatenate([s["semseg"].ravel() for s in samples])).argmax()
+    assert (priors.predict("semseg", torch.zeros(1, 2, 2, dtype=torch.long)) == label).all()
+    normals = priors.predict("normals", torch.zeros(1, 3, 2, 2))
+    mean = np.concatenate([s["normals"].reshape(-1, 3) for s in samples]).mean(0)
+    assert np.allclose(normals[0, :, 0, 0], mean / np.linalg.norm(mean), atol=1e-5)
+    edges = priors.predict("edges", torch.zeros(1, 1, 2, 2))
+    assert float(edges[0, 0, 0, 0]) == pytest.approx(np.mean([s["edges"].mean() for s in samples]))
