@@ -63,7 +63,9 @@ class Arguments:
         return arguments
 
     def place(self, key: str) -> str:
-        """Return ``" (file:line)"`` of a key that stands in a configuration file, else an empty string."""
+        """Return ``" (file:line)"`` of a key whose value comes from a configuration file, else an empty string."""
+        if any(word == f"--{key}" or word.startswith((f"--{key}=", f"--{key}.")) for word in self.words):
+            return ""
         parts = [part for part in key.split(".") if part != "init_args"]
         found = self.places.get(".".join(parts))
         return f" ({found})" if found else ""

@@ -97,7 +97,7 @@ def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, 
 
 def _type_name(kind: str) -> str:
     if kind.startswith("typing.Literal["):
-        return kind.removeprefix("typing.Literal[").removesuffix("]").replace(",", ", ").replace("  ", " ")
+        return " or ".join(re.findall(r"'[^']*'", kind))
     if found := re.match(r"<class '([^']+)'>", kind):
         name = found.group(1).rsplit(".", 1)[-1]
         names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}

@@ -49,6 +49,7 @@ class RunConfig:
         wandb_project: Weights & Biases project. Default: $WANDB_PROJECT, else ``m2h-lightning``.
         wandb_entity: Weights & Biases user or team. Default: the account's own.
         tensorboard: Whether to write TensorBoard files, if TensorBoard is installed.
+        test: After training, also evaluate the trained network on the test split; ``result.json`` holds both.
     """
 
     experiment: str | None = None
@@ -59,6 +60,7 @@ class RunConfig:
     wandb_project: str | None = None
     wandb_entity: str | None = None
     tensorboard: bool = True
+    test: bool = False
 
 
 def global_rank(env: Mapping[str, str] = os.environ) -> int:

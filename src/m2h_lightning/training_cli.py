@@ -347,8 +347,15 @@ class TrainingCLI(LightningCLI):
         os.environ[runs.RUN_DIR_VARIABLE] = str(self.folder)
         try:
             super()._run_subcommand(subcommand)
+            metrics = dict(self.trainer.callback_metrics)
+            if subcommand == "fit" and self.options.run.test:
+                progress = self.callback.progress(self.trainer)
+                self.trainer.test(self.model, datamodule=self.datamodule)
+                metrics.update(self.trainer.callback_metrics)
+            else:
+                progress = self.callback.progress(self.trainer) if subcommand == "fit" else {}
             if self.trainer.is_global_zero:
-                self.callback.write_result(self.trainer, subcommand)
+                self.callback.write_result(self.trainer, subcommand, metrics, progress)
         except BaseException as error:
             if self.trainer.is_global_zero:
                 _write_failure(self.folder, error)

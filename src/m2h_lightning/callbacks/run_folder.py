@@ -101,10 +101,22 @@ class RunFolder(Callback):
         """Wall time of the run in seconds, earlier incarnations up to their last checkpoint included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def write_result(self, trainer: Trainer, verb: str) -> None:
-        """Write ``result.json``; the last thing a successful run does, on rank 0 only."""
+    @staticmethod
+    def progress(trainer: Trainer) -> dict[str, Any]:
+        """Return how far training came, and how far it was to go."""
+        budget = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
+        return {"epochs": trainer.current_epoch, "steps": trainer.global_step, "budget": budget}
+
+    def write_result(self, trainer: Trainer, verb: str, metrics: dict[str, Any], progress: dict[str, Any]) -> None:
+        """Write ``result.json``; the last thing a successful run does, on rank 0 only.
+
+        Args:
+            trainer: The trainer after its work.
+            verb: ``fit``, ``validate``, ``test`` or ``predict``.
+            metrics: Final metrics by their ``stage/task/metric`` name.
+            progress: What :meth:`progress` returned after training; empty for the other verbs.
+        """
         module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parameters = list(module.parameters())
         runs.write_json(
             self.folder / runs.RESULT,
@@ -113,11 +125,9 @@ class RunFolder(Callback):
                 "command": verb,
                 "experiment": self.folder.parent.name,
                 "run": self.folder.name,
-                "metrics": runs.nested_metrics(metrics),
+                "metrics": runs.nested_metrics({name: float(value) for name, value in metrics.items()}),
                 "protocol": getattr(module, "protocol", None),
-                "epochs": trainer.current_epoch if verb == "fit" else None,
-                "steps": trainer.global_step if verb == "fit" else None,
-                "budget": {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps} if verb == "fit" else None,
+                **progress,
                 "fast_dev_run": bool(trainer.fast_dev_run),
                 "seed": self.config.get("seed_everything"),
                 "config_hash": runs.config_hash(self.config),

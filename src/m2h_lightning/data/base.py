@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -22,6 +23,7 @@ class BaseDataModule(L.LightningDataModule):
     arguments: a configuration cannot carry the facts of one data set over to another.
 
     Args:
+        root: Folder under which data sets lie; null takes the environment variable M2H_DATA, else ./data.
         crop: Height and width of training crops in pixels.
         eval_size: Height and width for validation, test and prediction; null keeps the stored size.
         batch_size: Training samples per process and step.
@@ -39,6 +41,7 @@ class BaseDataModule(L.LightningDataModule):
 
     def __init__(
         self,
+        root: str | None = None,
         crop: tuple[int, int] = (448, 448),
         eval_size: tuple[int, int] | None = None,
         batch_size: int = 8,
@@ -58,6 +61,7 @@ class BaseDataModule(L.LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ConfigError(f"data.{key} is {value}; it must be at least {least}")
+        self.root = Path(root or os.environ.get("M2H_DATA") or "data").expanduser()
         self.crop = tuple(crop)
         self.eval_size = tuple(eval_size) if eval_size else None
         self.batch_size = batch_size

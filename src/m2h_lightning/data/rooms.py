@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
 from torch.utils.data import Dataset
 
+from m2h_lightning.data.base import BaseDataModule
 from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.data.sample import RawSample
+from m2h_lightning.data.transforms import AugmentConfig
 from m2h_lightning.labels import IGNORE, NYU40_CLASSES
 
 
@@ -62,3 +65,68 @@ class RoomsDataset(Dataset[RawSample]):
     def __getitem__(self, index: int) -> RawSample:
         sample = self.store.read(index)
         return RawSample(**sample)  # type: ignore[typeddict-item]
+
+
+class Rooms(BaseDataModule):
+    """Procedural rooms, rendered on first use into ``<root>/rooms``; needs no download.
+
+    Validation and test rooms are never seen in training. Settings beside those below are those of ``BaseDataModule``.
+
+    Args:
+        rooms: Number of rooms for training, validation and test.
+        views: Camera views per room.
+        size: Height and width of the rendered images in pixels.
+        render_seed: Seed of rooms and cameras.
+        render_workers: Rendering processes; null takes one per core, at most 8.
+        root: Folder under which data sets lie; null takes the environment variable M2H_DATA, else ./data.
+        crop: Height and width of training crops in pixels.
+        eval_size: Height and width for validation, test and prediction; null keeps the stored size.
+        batch_size: Training samples per process and step.
+        eval_batch_size: Samples per process and step in validation, test and prediction; null takes ``batch_size``.
+        workers: Loading processes per training process; 0 loads in the training process.
+        augment: Augmentation of training samples.
+        seed: Seed of sample order and augmentation; null takes ``seed_everything``.
+    """
+
+    name = RoomsDataset.name
+    classes = RoomsDataset.classes
+    depth_range = RoomsDataset.depth_range
+    tasks = RoomsDataset.tasks
+    edge_rule = RoomsDataset.edge_rule
+
+    def __init__(
+        self,
+        rooms: tuple[int, int, int] = (400, 50, 50),
+        views: int = 8,
+        size: tuple[int, int] = (240, 320),
+        render_seed: int = 0,
+        render_workers: int | None = None,
+        root: str | None = None,
+        crop: tuple[int, int] = (224, 224),
+        eval_size: tuple[int, int] | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        workers: int = 4,
+        augment: AugmentConfig | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(root, crop, eval_size, batch_size, eval_batch_size, workers, augment, seed)
+        self.render_workers = render_workers
+        self.specs = {
+            split: RoomsSpec(split, count, views, *size, render_seed)
+            for split, count in zip(("train", "val", "test"), rooms, strict=True)
+        }
+
+    def prepare_data(self) -> None:
+        """Render what is missing; in a distributed run one process of each machine does."""
+        for spec in self.specs.values():
+            ensure_rooms(self.root / self.name, spec, workers=self.render_workers)
+
+    def dataset(self, split: str) -> RoomsDataset:
+        """Return the stored samples of ``split``, rendered first where missing."""
+        return RoomsDataset(self.root / self.name, **asdict(self.specs[split]), render_workers=self.render_workers)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names of the three caches; each ends in a hash of what it holds and of the generator's version."""
+        return ", ".join(spec.folder for spec in self.specs.values())

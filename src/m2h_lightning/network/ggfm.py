@@ -13,7 +13,7 @@ from m2h_lightning.network.config import GGFMConfig
 
 
 class GlobalGate(nn.Module):
-    """GGFM of one task.
+    """GGFM of one task. δ is GELU: a gate of few units in which every ReLU is shut would never open.
 
     Args:
         channels: C of the task's map.
@@ -36,7 +36,7 @@ class GlobalGate(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Shapes: x B×C×h×w, context B×D×h'×w' → B×C×h×w."""
-        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+        gate = torch.sigmoid(self.excite(F.gelu(self.squeeze(x.mean((2, 3))))))
         # P before Up: they commute, and P is 16 times cheaper there.
         up = F.interpolate(self.context(context), size=x.shape[-2:], mode="bilinear", align_corners=False)
         return torch.addcmul(up, gate[:, :, None, None], x)

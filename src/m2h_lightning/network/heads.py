@@ -37,7 +37,8 @@ class Context(nn.Module):
         small = F.avg_pool2d(x, 2, ceil_mode=True)
         wide = self.join(F.relu(torch.cat([branch(small) for branch in self.branches], 1)))
         # The mean's share of the joining 1×1 is one vector per image: added, never spread into a map.
-        wide = wide + self.join_mean(F.relu(self.mean(small.mean((2, 3), keepdim=True))))
+        # GELU for it: one vector in which every ReLU is shut would stay shut.
+        wide = wide + self.join_mean(F.gelu(self.mean(small.mean((2, 3), keepdim=True))))
         wide = F.relu(self.norm(wide))
         return x + F.interpolate(wide, size=x.shape[-2:], mode="bilinear", align_corners=False)
 

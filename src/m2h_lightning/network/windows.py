@@ -32,7 +32,7 @@ def axis_segments(length: int, window: int, shift: int = 0) -> list[Segment]:
         [Segment(start=0, count=1, size=4), Segment(start=4, count=1, size=7), Segment(start=11, count=1, size=5)]
     """
     head = min(window - shift, length) if shift else 0
-    full, tail = divmod(length - head, window)
+    full, tail = (length - head) // window, (length - head) % window
     cuts = [Segment(0, 1, head), Segment(head, full, window), Segment(length - tail, 1, tail)]
     return [cut for cut in cuts if cut.count and cut.size]
 

@@ -48,6 +48,7 @@ class ExchangeLayer(nn.Module):
 
     def __init__(self, tasks: Iterable[str], channels: int, config: WMCAConfig, shift: int = 0) -> None:
         super().__init__()
+        self.tasks = list(tasks)
         self.heads, self.window_size, self.shift = config.heads, config.window_size, shift
         self.form: Literal["joint", "cross"] = config.form
         hidden = max(1, int(channels * config.mlp_ratio))
@@ -57,15 +58,14 @@ class ExchangeLayer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
         self.apply(init_attention)
-        self.bias_table = nn.Parameter(torch.empty((2 * config.window_size - 1) ** 2, config.heads))
-        nn.init.trunc_normal_(self.bias_table, std=0.02)
-        self.task_embedding = nn.ParameterDict({task: nn.Parameter(torch.empty(channels)) for task in tasks})
-        for embedding in self.task_embedding.values():
-            nn.init.trunc_normal_(embedding, std=0.02)
-        if not config.position_bias:
-            self.bias_table = None
-        if not config.task_embedding:
-            self.task_embedding = nn.ParameterDict()
+        self.bias_table: nn.Parameter | None = None
+        if config.position_bias:
+            table = torch.empty((2 * config.window_size - 1) ** 2, config.heads)
+            self.bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        self.task_embedding = nn.ParameterDict()
+        if config.task_embedding:
+            for task in self.tasks:
+                self.task_embedding[task] = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels), std=0.02))
 
     def attention_bias(self, height: int, width: int, tasks: int) -> Tensor | None:
         """What is added to the logits of a T·h·w sequence, or None for nothing. One table serves all pairs of tasks.
@@ -91,7 +91,7 @@ class ExchangeLayer(nn.Module):
         number, tasks, length, channels = x.shape
         y = self.norm1(x)
         if self.task_embedding:
-            y = y + torch.stack(list(self.task_embedding.values()))[:, None]
+            y = y + torch.stack([self.task_embedding[task] for task in self.tasks])[:, None]
         qkv = self.qkv(y).view(number, tasks * length, 3, self.heads, channels // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # N×heads×T·L×C/heads
         mask = None if bias is None else bias.to(q.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from m2h_lightning.data.synthesis.caster import Caster
 from m2h_lightning.data.synthesis.draw import Draw
 from m2h_lightning.data.synthesis.labels import CLASS
-from m2h_lightning.data.synthesis.layout import Room
+from m2h_lightning.data.synthesis.placement import Room
 from m2h_lightning.data.synthesis.render import Camera, planes_in_camera, rays
 
 Point = tuple[float, float, float]
@@ -40,7 +40,7 @@ def look_at(eye: Point, target: Point, roll: float) -> np.ndarray:
 
 
 def draw_intrinsics(draw: Draw, height: int, width: int) -> np.ndarray:
-    """K (3, 3) with square pixels, a horizontal field of view of 55 to 75 degrees and the centre within 2 % of middle."""
+    """K (3, 3): square pixels, horizontal field of view 55 to 75 degrees, centre within 2 % of the middle."""
     focal = width * draw.uniform(0.652, 0.960)
     cx = (width - 1) / 2 + width * draw.uniform(-0.02, 0.02)
     cy = (height - 1) / 2 + height * draw.uniform(-0.02, 0.02)

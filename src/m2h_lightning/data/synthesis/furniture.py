@@ -30,7 +30,7 @@ def bed(mesh: Mesh, draw: Draw, style: Style, frame: Frame, w: float, d: float) 
     upholstered = draw.chance(0.4)
     back = style.fabric if upholstered else style.wood
     if upholstered:
-        mesh.cushion((-w / 2, 0.0, 0.0), (w / 2, 0.09, head), 0.025, back)
+        mesh.cushion((-w / 2, 0.0, 0.003), (w / 2, 0.09, head), 0.025, back)
     else:
         mesh.box((-w / 2, 0.0, 0), (w / 2, 0.06, head), back, bottom=False)
     mesh.box((-w / 2 + 0.01, 0.1, 0.06), (w / 2 - 0.01, d - 0.02, base), style.wood if not upholstered else back)
@@ -112,7 +112,7 @@ def chair(mesh: Mesh, draw: Draw, style: Style, frame: Frame, kind: str) -> None
     mesh.box((-w / 2, 0, seat - 0.03), (w / 2, d, seat), style.wood)
     if kind == "padded":
         mesh.cushion((-w / 2 + 0.01, 0.03, seat + 0.001), (w / 2 - 0.01, d - 0.005, seat + 0.06), 0.025, style.fabric2)
-        mesh.cushion((-w / 2, -0.03, seat + 0.08), (w / 2, 0.028, back), 0.02, style.fabric2)
+        mesh.cushion((-w / 2 + 0.005, -0.033, seat + 0.08), (w / 2 - 0.005, 0.028, back), 0.02, style.fabric2)
     for side in (-1, 1):
         x = side * (w / 2 - 0.018)
         mesh.box((x - 0.018, -0.028, seat + 0.001), (x + 0.018, 0.012, back - 0.012), style.wood)
@@ -171,11 +171,11 @@ def sofa(mesh: Mesh, draw: Draw, style: Style, frame: Frame, w: float, d: float)
     cloth = style.fabric
     if legs:
         _legs(mesh, w / 2 - 0.02, 0.02, d - 0.02, 0.1, 0.05, style, draw.chance(0.4))
-    mesh.box((-w / 2 + arm_w, 0.02, base), (w / 2 - arm_w, d - 0.04, seat - 0.14), cloth, bottom=legs)
-    mesh.cushion((-w / 2 + arm_w, 0, base), (w / 2 - arm_w, back_d, back), 0.05, cloth)
+    mesh.box((-w / 2 + arm_w - 0.01, 0.03, base), (w / 2 - arm_w + 0.01, d - 0.04, seat - 0.14), cloth, bottom=legs)
+    mesh.cushion((-w / 2 + arm_w, 0, base + 0.006), (w / 2 - arm_w, back_d, back), 0.05, cloth)
     for side in (-1, 1):
         x0, x1 = (w / 2 - arm_w + 0.001, w / 2) if side > 0 else (-w / 2, -w / 2 + arm_w - 0.001)
-        mesh.cushion((x0, 0.01, base), (x1, d - 0.01, arm), 0.04, cloth)
+        mesh.cushion((x0, 0.01, base + 0.003), (x1, d - 0.01, arm), 0.04, cloth)
     seats = max(1, int((w - 2 * arm_w) / 0.62 + 0.3))
     width = (w - 2 * arm_w) / seats
     for k in range(seats):

@@ -72,11 +72,25 @@ def turn_of(half_tangent: float) -> tuple[float, float]:
 
 
 _S2, _S3 = math.sqrt(0.5), math.sqrt(0.75)
+# fmt: off
 _CIRCLES = {
     8: [(1, 0), (_S2, _S2), (0, 1), (-_S2, _S2), (-1, 0), (-_S2, -_S2), (0, -1), (_S2, -_S2)],
-    12: [(1, 0), (_S3, 0.5), (0.5, _S3), (0, 1), (-0.5, _S3), (-_S3, 0.5)]
-    + [(-1, 0), (-_S3, -0.5), (-0.5, -_S3), (0, -1), (0.5, -_S3), (_S3, -0.5)],
+    12: [
+        (1, 0),
+        (_S3, 0.5),
+        (0.5, _S3),
+        (0, 1),
+        (-0.5, _S3),
+        (-_S3, 0.5),
+        (-1, 0),
+        (-_S3, -0.5),
+        (-0.5, -_S3),
+        (0, -1),
+        (0.5, -_S3),
+        (_S3, -0.5),
+    ],
 }
+# fmt: on
 # Corner bits (x, y, z) of a box's faces: front -y, back +y, right +x, left -x, top, bottom; first edge runs "right",
 # last edge runs "up" as seen from outside, so that pictures stand upright.
 _BOX = np.array(

@@ -141,11 +141,13 @@ def blinds(mesh: Mesh, draw: Draw, style: Style, frame: Frame, width: float, low
     """Slatted blinds, partly let down, in front of an opening."""
     mesh.begin(CLASS["blinds"], frame)
     bottom = high - (high - low) * draw.uniform(0.25, 0.7)
-    count = max(3, int((high - bottom) / 0.06))
+    count = max(3, int((high - bottom) / 0.05))
+    step = (high - 0.01 - bottom) / count
     mesh.box((-width / 2 - 0.03, 0.012, high - 0.01), (width / 2 + 0.03, 0.06, high + 0.04), style.trim)
-    for k in range(count):
-        z = bottom + (high - 0.012 - bottom) * k / count
-        mesh.box((-width / 2 - 0.02, 0.018, z), (width / 2 + 0.02, 0.03, z + 0.045), style.trim)
+    for k in range(count):  # closed slats; a step between neighbours catches the light
+        near = 0.03 if k % 2 else 0.024
+        z = bottom + k * step
+        mesh.box((-width / 2 - 0.02, 0.018, z), (width / 2 + 0.02, near, z + step), style.trim)
 
 
 def plant(mesh: Mesh, draw: Draw, frame: Frame, size: float) -> None:
@@ -159,7 +161,7 @@ def plant(mesh: Mesh, draw: Draw, frame: Frame, size: float) -> None:
         around = frame.at(0, 0, 0.26 * size + 0.13 * size * ring, turn=draw.uniform(-3.0, 3.0))
         mesh.frame = around
         length, lift = draw.uniform(0.16, 0.32) * size, draw.uniform(0.15, 0.32) * size
-        mesh.cushion((-0.05 * size, 0.0, 0.0), (0.05 * size, length, lift), 0.09 * size, leaf)
+        mesh.cushion((-0.05 * size, 0.0, 0.004 * k), (0.05 * size, length, lift), 0.09 * size, leaf)
     mesh.frame = frame
 
 
@@ -204,10 +206,10 @@ def bag(mesh: Mesh, draw: Draw, style: Style, frame: Frame) -> None:
     """A bag on the floor."""
     mesh.begin(CLASS["bag"], frame)
     material = draw.pick((style.fabric2, style.dark, style.cover))
-    mesh.cushion((-0.18, -0.09, 0.0), (0.18, 0.09, 0.3), 0.05, material)
+    mesh.cushion((-0.18, -0.09, 0.003), (0.18, 0.09, 0.3), 0.05, material)
     for x in (-0.08, 0.07):
         mesh.box((x, -0.01, 0.29), (x + 0.02, 0.01, 0.4), material)
-    mesh.box((-0.0799, -0.0099, 0.395), (0.0899, 0.0099, 0.412), material)
+    mesh.box((-0.0785, -0.0085, 0.395), (0.0885, 0.0085, 0.412), material)
 
 
 def clothes(mesh: Mesh, draw: Draw, style: Style, frame: Frame) -> None:

@@ -42,7 +42,7 @@ def write_sheet(store: RoomsStore, path: Path, rows: int = 8) -> None:
             np.pad(panel, ((0, gap), (0, gap), (0, 0)), constant_values=255) for panel in panels(store.read(index))
         ]
         lines.append(np.concatenate(cells, axis=1))
-    encoded, data = cv2.imencode(".png", np.concatenate(lines)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    _, data = cv2.imencode(".png", np.concatenate(lines)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -126,8 +126,8 @@ def _build_window(mesh: Mesh, draw: Draw, style: Style, opening: Opening) -> Non
         mesh.box((x - 0.025, back, low + t), (x + 0.025, back + 0.035, high - t), style.trim)
     if draw.chance(0.4):
         z = low + (high - low) * 0.6
-        mesh.box((a + t, back, z - 0.02), (b - t, back + 0.03, z + 0.02), style.trim)
-    mesh.box((a - 0.06, 0.0, low - 0.035), (b + 0.06, 0.07, low - 0.001), style.trim)  # sill
+        mesh.box((a + t, back + 0.004, z - 0.02), (b - t, back + 0.03, z + 0.02), style.trim)
+    mesh.box((a - 0.06, 0.0, low - 0.035), (b + 0.06, 0.07, low), style.trim)  # sill
 
 
 def build_shell(mesh: Mesh, draw: Draw, style: Style, shell: Shell, shade: str) -> list[Light]:
