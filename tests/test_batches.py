@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from samples import plane_sample
 from torch.utils.data import Dataset
 
 from m2h_lightning.data.loader import EpochSampler, make_loader
 from m2h_lightning.data.sample import check_raw, collate
 from m2h_lightning.data.transforms import AugmentConfig, EvalTransform, TrainTransform
 from m2h_lightning.errors import DataError
+from samples import plane_sample
 
 
 class Planes(Dataset):

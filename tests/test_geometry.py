@@ -90,5 +90,8 @@ def test_light_import_without_torch():
     import subprocess
     import sys
 
-    code = "import sys, numpy as np; from m2h_lightning import geometry as g; g.normals_from_depth(np.ones((5,5)), np.eye(3)); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, numpy as np; from m2h_lightning import geometry as g; "
+        "g.normals_from_depth(np.ones((5, 5)), np.eye(3)); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from samples import Planes, PlaneScenes, tiny_module
 
 from m2h_lightning.callbacks import PicturePanels, TrivialBaseline
 from m2h_lightning.callbacks.trivial import TrainingPriors
@@ -15,6 +14,7 @@ from m2h_lightning.data.sample import collate
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.module import DEFAULT_LOSS_WEIGHTS, M2HModule, OptimizerConfig, ScheduleConfig
 from m2h_lightning.network import BackboneConfig
+from samples import Planes, PlaneScenes, tiny_module
 
 
 def trainer(tmp_path, **settings):

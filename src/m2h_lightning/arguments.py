@@ -14,10 +14,6 @@ import yaml
 from m2h_lightning.errors import CheckpointError, ConfigError
 from m2h_lightning.runs import CONFIG, check_resumable
 
-CHECKPOINT_NAMES = ("last", "best", "hpc")
-"""Words that Lightning takes for ``--ckpt_path`` besides a path."""
-
-
 @dataclass
 class Arguments:
     """The words of one training command.
@@ -70,6 +66,12 @@ class Arguments:
         found = self.places.get(".".join(parts))
         return f" ({found})" if found else ""
 
+    def last_place(self, *keys: str) -> str:
+        """Return the place of whichever of ``keys`` was written last; see :meth:`place`."""
+        order = list(self.places)
+        known = [key for key in keys if key in self.places]
+        return self.place(max(known, key=order.index)) if known else ""
+
     def _index(self, file: str) -> None:
         """Read one configuration file into ``places``."""
         path = Path(file)
@@ -87,6 +89,7 @@ class Arguments:
         if not isinstance(tree, yaml.MappingNode):
             raise ConfigError(f"{file}:1: a configuration is a YAML mapping such as 'model: …', not a list or a word")
         for key, line in _keys(tree):
+            self.places.pop(key, None)  # so that the order is that of the last mention
             self.places[key] = f"{file}:{line}"
 
 
@@ -114,8 +117,10 @@ def check_checkpoint_path(path: str) -> None:
     Raises:
         CheckpointError: There is no such file.
     """
-    if path in CHECKPOINT_NAMES or path in ("null", "None") or path.startswith(("registry:", "registry://")):
+    if path in ("null", "None"):
         return
+    if path in ("last", "best", "hpc"):  # Lightning looks for them in the run's own folder, which is new and empty
+        raise CheckpointError(f"--ckpt_path: '{path}' names nothing in a new run; give the path of a .ckpt file")
     if not Path(path).exists():
         folder = Path(path).parent
         near = sorted(other.name for other in folder.glob("*.ckpt"))[:8] if folder.is_dir() else []

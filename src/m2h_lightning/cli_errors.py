@@ -43,6 +43,8 @@ def explain(message: str, known_keys: Iterable[str], arguments: Arguments, data_
         return f"{', '.join(names)} is missing; give {mend}"
     if found := re.match(r"argument (\S+): expected one argument", text):
         return f"{found.group(1)} needs a value"
+    if found := re.match(r"argument \S+ --> (\S+): ", text):
+        return f"{found.group(1)} comes from the data set; leave it out and choose the data set with --data"
     if found := re.match(r'Parser key "([^"]+)": ?(.*)', text):
         return _wrong_value(found.group(1), found.group(2), keys, arguments, data_class)
     return text
@@ -81,7 +83,7 @@ def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, 
     if (found := re.search(r"Expected a dot import path string: (\S+)", problem)) and base is not None:
         names = class_names(base)
         known = f" (known: {', '.join(names)})" if len(names) <= MAX_LISTED else ""
-        place = arguments.place(f"{key}.class_path") or arguments.place(key)
+        place = arguments.last_place(key, f"{key}.class_path")
         return f"{key}: there is no class '{found.group(1)}'{place}{did_you_mean(found.group(1), names)}{known}"
     if found := re.search(r"(?:Import of|No module named|Problem with given class_path) ?'?([\w.]+)'?", problem):
         return f"{key}{arguments.place(key)}: cannot import '{found.group(1)}'; give a class of an installed package"

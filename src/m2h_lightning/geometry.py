@@ -94,10 +94,13 @@ def pixel_rays(K: Array, height: int, width: int) -> Array:
     Returns:
         Rays (x, y, 1) in the camera frame, (..., 3, H, W).
     """
+    u: Any
+    v: Any
+    ones: Any
     if _is_numpy(K):
         u = np.arange(width, dtype=K.dtype)
         v = np.arange(height, dtype=K.dtype)
-        ones = np.ones(K.shape[:-2] + (height, width), K.dtype)
+        ones = np.ones((*K.shape[:-2], height, width), K.dtype)
     else:
         import torch
 
@@ -158,11 +161,11 @@ def normals_from_depth(depth: Array, K: Array, max_step: float = 0.05) -> tuple[
     length = (nx * nx + ny * ny + nz * nz + 1e-24) ** 0.5
     inner = _stack([nx / length, ny / length, nz / length], -3)
     if _is_numpy(depth):
-        normals = np.zeros(depth.shape[:-2] + (3,) + depth.shape[-2:], inner.dtype)
+        normals = np.zeros((*depth.shape[:-2], 3, *depth.shape[-2:]), inner.dtype)
         valid = np.zeros(depth.shape, bool)
         normals[..., 1:-1, 1:-1] = inner * valid_centre[..., None, :, :]
         valid[..., 1:-1, 1:-1] = valid_centre
         return normals, valid  # type: ignore[return-value]
     import torch.nn.functional as F
 
-    return F.pad(inner * valid_centre.unsqueeze(-3), (1, 1, 1, 1)), F.pad(valid_centre, (1, 1, 1, 1))
+    return F.pad(inner * valid_centre.unsqueeze(-3), (1, 1, 1, 1)), F.pad(valid_centre, (1, 1, 1, 1))  # type: ignore[return-value]

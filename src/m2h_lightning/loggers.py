@@ -146,7 +146,7 @@ def _wandb_logger(folder: Path, run: RunConfig, mode: str) -> WandbLogger:
     settings: dict[str, Any] = {"mode": mode}
     if mode == "offline":
         settings["resume"] = None  # offline runs are joined by their id when they are synced
-    return WandbLogger(
+    logger = WandbLogger(
         save_dir=str(folder),
         id=folder.name,
         name=folder.name,
@@ -155,6 +155,15 @@ def _wandb_logger(folder: Path, run: RunConfig, mode: str) -> WandbLogger:
         group=folder.parent.name,
         **settings,
     )
+    logger._wandb_init.pop("anonymous", None)  # wandb warns about it on every run
+    return logger
+
+
+def close_loggers(loggers: list[Logger]) -> None:
+    """Close the W&B runs: the next run of this process would else be logged into them."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+            logger._experiment.finish()
 
 
 def define_wandb_axes(loggers: list[Logger]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 import lightning as L
@@ -18,6 +18,8 @@ from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.tasks import LossConfig, build_tasks, masked_mean
 
 Config = TypeVar("Config")
+
+_CONFIGS = ("backbone", "wmca", "ggfm", "losses", "optimizer", "schedule")
 
 DEFAULT_LOSS_WEIGHTS = {"semseg": 1.0, "depth": 1.0, "normals": 2.0, "edges": 5.0}
 """Static weights that bring the four losses of ``tasks/`` to similar size."""
@@ -135,7 +137,7 @@ class M2HModule(L.LightningModule):
         losses = _config(LossConfig, losses)
         optimizer, schedule = _config(OptimizerConfig, optimizer), _config(ScheduleConfig, schedule)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.save_hyperparameters({k: asdict(v) if is_dataclass(v) else v for k, v in arguments.items()}, logger=False)
+        self.save_hyperparameters({k: asdict(v) if k in _CONFIGS else v for k, v in arguments.items()}, logger=False)
         self.facts = facts
         self.compile_network = compile
         self.optimizer_config = optimizer
@@ -187,8 +189,8 @@ class M2HModule(L.LightningModule):
         for key in ("classes", "depth_range"):
             if facts is not None and facts.get(key) != self.facts.get(key):
                 raise ConfigError(
-                    f"the network was built for {key} of '{self.facts['name']}', the data set is '{facts['name']}' with "
-                    "others; use the data set it was trained on, or train anew"
+                    f"the network was built for {key} of '{self.facts['name']}', the data set is '{facts['name']}' "
+                    "with others; use the data set it was trained on, or train anew"
                 )
         if self.compile_network:
             # In place: torch.compile(net) would prefix every key of the checkpoint with _orig_mod.
@@ -249,9 +251,9 @@ class M2HModule(L.LightningModule):
             if name not in batch:
                 continue
             valid = task.valid_pixels(batch[name]).sum()
-            self.valid[stage][name].update(valid)  # type: ignore[index,union-attr]
-            self.losses[stage][name].update(task.loss(raw[name], batch[name]), valid)  # type: ignore[index,union-attr]
-            self.metrics[stage][name].update(predictions[name].float(), batch[name])  # type: ignore[index,union-attr]
+            self.valid[stage][name].update(valid)  # type: ignore[index]
+            self.losses[stage][name].update(task.loss(raw[name], batch[name]), valid)  # type: ignore[index]
+            self.metrics[stage][name].update(predictions[name].float(), batch[name])  # type: ignore[index]
         return predictions
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
@@ -291,7 +293,7 @@ class M2HModule(L.LightningModule):
         """Log the test metrics over all processes."""
         self._log_epoch("test")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Return the optimiser with its parameter groups and the schedule."""
         config = self.optimizer_config
         groups = [
@@ -304,7 +306,7 @@ class M2HModule(L.LightningModule):
             for group in self.net.parameter_groups()
         ]
         make = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-        optimizer = make(groups, lr=config.lr, betas=tuple(config.betas))
+        optimizer = make(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]))
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule_config.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -28,7 +28,7 @@ from m2h_lightning.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from m2h_lightning.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
 from m2h_lightning.cli_errors import explain, init_parameters, subclasses
 from m2h_lightning.errors import ConfigError, M2HError
-from m2h_lightning.loggers import make_loggers
+from m2h_lightning.loggers import close_loggers, make_loggers
 
 TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10}
 DATA_MODULES = ("m2h_lightning.data.rooms",)
@@ -203,12 +203,12 @@ class TrainingCLI(LightningCLI):
     def _check_groups(self, verb: str) -> None:
         """Refuse a plain value where a group of keys stands, such as ``model: {wmca: 3}``."""
         actions = self._subcommand_parsers[verb]._actions
-        names = {action.dest for action in actions if not action.dest.endswith(".help")}
+        names = [action.dest for action in actions if not action.dest.endswith(".help")]
         for key, value in self.given.items():
             if key not in ("data", "trainer.logger") and any(name.startswith(f"{key}.") for name in names):
                 if value is None or isinstance(value, dict):
                     continue
-                inside = sorted(name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}."))[:6]
+                inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")][:6]
                 place = self.arguments.place(key)
                 raise ConfigError(f"{key} is {value!r}{place}; it is a group of keys: {', '.join(inside)} …")
 
@@ -291,6 +291,33 @@ class TrainingCLI(LightningCLI):
 
     # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _set_seed(self) -> None:
+        """Seed everything without a word; the seed is in ``config.yaml`` and ``result.json``."""
+        seed = self.options.seed_everything
+        if seed is not False:
+            self.options.seed_everything = seed_everything(None if seed is True else seed, workers=True, verbose=False)
+            self.tree["seed_everything"] = self.options.seed_everything
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; an error of the user's that jsonargparse wraps is raised as it was."""
+        wrapped: list[M2HError] = []
+
+        def build(class_: type, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return class_(*args, **kwargs)
+            except M2HError as error:
+                wrapped.append(error)
+                raise
+
+        for kind in (self.data_class, Callback):
+            self.parser.add_instantiator(build, kind, subclasses=True)
+        try:
+            super().instantiate_classes()
+        except ValueError:
+            if wrapped:
+                raise wrapped[0] from None
+            raise
+
     def before_instantiate_classes(self) -> None:
         """Choose the run folder; nothing is created before model and data could be built."""
         if not self.trial:
@@ -355,10 +382,12 @@ class TrainingCLI(LightningCLI):
             else:
                 progress = self.callback.progress(self.trainer) if subcommand == "fit" else {}
             if self.trainer.is_global_zero:
+                close_loggers(self.trainer.loggers)
                 self.callback.write_result(self.trainer, subcommand, metrics, progress)
         except BaseException as error:
             if self.trainer.is_global_zero:
                 _write_failure(self.folder, error)
+                close_loggers(self.trainer.loggers)
             raise
         finally:
             if before is None:

@@ -1,1 +1,1 @@
-
+"""Data: the sample contract, transforms, loaders, and one file per data set."""

@@ -33,7 +33,7 @@ class BaseDataModule(L.LightningDataModule):
         seed: Seed of sample order and augmentation; null takes ``seed_everything``.
     """
 
-    name: ClassVar[str]
+    name: str
     classes: ClassVar[tuple[str, ...]] = ()
     depth_range: ClassVar[tuple[float, float]]
     tasks: ClassVar[tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""A sampler and a loader that make training a pure function of (seed, epoch, index): any run can be continued exactly."""
+"""A sampler and a loader that make a sample a function of (seed, epoch, index): any run can be continued exactly."""
 
 from __future__ import annotations
 
@@ -69,13 +69,10 @@ class EpochSampler(DistributedSampler):
         self.skip = 0
         if not shuffle:
             self.num_samples = len(range(self.rank, length, self.num_replicas))
-        # DistributedSampler keeps the set itself; a range pickles to nothing.
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        if self.shuffle:
-            indices = list(super().__iter__())
-        else:
-            indices = list(range(self.rank, self.length, self.num_replicas))
+        once = range(self.rank, self.length, self.num_replicas)
+        indices = list(super().__iter__() if self.shuffle else once)
         skip, self.skip = self.skip, 0
         return iter([(self.epoch, index) for index in indices[skip:]])
 
@@ -97,7 +94,7 @@ class ResumableDataLoader(DataLoader):
         self._served = 0
         self._resume_at = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._served, self._resume_at = self._resume_at, 0
         self.sampler.skip = self._served * (self.batch_size or 1)  # type: ignore[attr-defined]
         for batch in super().__iter__():

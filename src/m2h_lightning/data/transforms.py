@@ -97,7 +97,7 @@ def resize(sample: RawSample, height: int, width: int) -> RawSample:
     when an edge line covers at least half of what it could cover of it.
     """
     H, W = sample["image"].shape[:2]
-    if (H, W) == (height, width):
+    if (height, width) == (H, W):
         return sample
     size = (width, height)
     scale_y, scale_x = height / H, width / W
@@ -151,7 +151,7 @@ def to_sample(raw: RawSample, size: tuple[int, int]) -> Sample:
     for key in ("depth", "normals", "edges"):
         if key not in raw:
             continue
-        array = np.asarray(raw[key], np.float32)  # type: ignore[literal-required]
+        array = np.asarray(raw[key], np.float32)
         if not np.isfinite(array).all():
             raise DataError(f"sample '{raw['id']}': {key} holds NaN or infinity; mark unknown pixels as 0")
         array = array.transpose(2, 0, 1) if key == "normals" else array[None]

@@ -36,7 +36,8 @@ class SegmentationScore(Metric):
     everywhere as 0; on a set where every class occurs both agree. ``torchmetrics.segmentation.MeanIoU`` averages per
     sample and is another quantity.)
 
-    As input to ``forward`` and ``update``: ``prediction`` class scores B×C×H×W or classes B×H×W, ``target`` int64 B×H×W.
+    As input to ``forward`` and ``update``: ``prediction`` class scores B×C×H×W or classes B×H×W,
+    ``target`` int64 B×H×W.
 
     As output of ``compute``: a dict with ``miou``, ``pixel_accuracy`` and ``classes_present``.
 

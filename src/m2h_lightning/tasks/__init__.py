@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,9 +47,14 @@ def build_tasks(names: list[str] | None, facts: dict[str, Any], losses: LossConf
         ConfigError: For an unknown task, one without labels in this data set, one named twice, or none at all.
     """
     losses = losses or LossConfig()
-    known = {
+    known: dict[str, Callable[[], Task]] = {
         "semseg": lambda: Semseg(facts["classes"], losses.semseg_label_smoothing),
-        "depth": lambda: Depth(*facts["depth_range"], losses.depth_si_lambda, losses.depth_l1_weight),
+        "depth": lambda: Depth(
+            min_depth=facts["depth_range"][0],
+            max_depth=facts["depth_range"][1],
+            si_lambda=losses.depth_si_lambda,
+            l1_weight=losses.depth_l1_weight,
+        ),
         "normals": lambda: Normals(losses.normals_kind),
         "edges": lambda: Edges(losses.edges_positive_weight),
     }
@@ -60,7 +66,8 @@ def build_tasks(names: list[str] | None, facts: dict[str, Any], losses: LossConf
             )
         if name not in facts["tasks"]:
             raise ConfigError(
-                f"model.tasks: data set '{facts['name']}' has no labels for '{name}'; it has {', '.join(facts['tasks'])}"
+                f"model.tasks: data set '{facts['name']}' has no labels for '{name}'; "
+                f"it has {', '.join(facts['tasks'])}"
             )
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"model.tasks is {names}; name at least one task, each once")

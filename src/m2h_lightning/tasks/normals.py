@@ -61,7 +61,7 @@ class Normals(Task):
         return NormalError()
 
     def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Colour (x, −y, −z) from [−1, 1] to [0, 255]: red right, green up, blue towards the camera; unknown is black."""
+        """Colour (x, −y, −z) from [−1, 1] to [0, 255]: red right, green up, blue to the camera; unknown is black."""
 
         def colour(normals: Tensor) -> np.ndarray:
             known = normals.norm(dim=0, keepdim=True) >= 0.5

@@ -118,7 +118,7 @@ def chair(mesh: Mesh, draw: Draw, style: Style, frame: Frame, kind: str) -> None
         mesh.box((x - 0.018, -0.028, seat + 0.001), (x + 0.018, 0.012, back - 0.012), style.wood)
     if kind == "wood":
         if draw.chance(0.5):
-            for z in (seat + 0.14, seat + 0.27, back - 0.07):
+            for z in (seat + 0.13, seat + 0.24, back - 0.065):
                 mesh.box((-w / 2 + 0.037, -0.02, z), (w / 2 - 0.037, 0.0, z + 0.06), style.wood)
         else:
             mesh.box((-w / 2 + 0.037, -0.02, back - 0.1), (w / 2 - 0.037, 0.0, back - 0.02), style.wood)

@@ -7,7 +7,7 @@ import numpy as np
 from m2h_lightning.data.synthesis.camera import draw_views, draw_walk
 from m2h_lightning.data.synthesis.caster import Caster
 from m2h_lightning.data.synthesis.draw import Draw
-from m2h_lightning.data.synthesis.layout import make_room
+from m2h_lightning.data.synthesis.layout import ROOM_TYPES, make_room
 from m2h_lightning.data.synthesis.meshes import compile_mesh
 from m2h_lightning.data.synthesis.render import (
     Camera,
@@ -21,7 +21,7 @@ from m2h_lightning.data.synthesis.render import (
     shade,
 )
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised by every change that alters a pixel: it is part of every cache's name."""
 
 SPLIT_CODES = {"train": 0, "val": 1, "test": 2}
@@ -64,7 +64,8 @@ def render_room(
         Records (views,) of :func:`sample_dtype`; ``crc`` is left 0 (the store fills it in).
     """
     code = SPLIT_CODES[split]
-    furnished, lighting, _ = make_room(Draw(seed, code, room, _LAYOUT))
+    # Types take turns, so that a small set has all of them.
+    furnished, lighting = make_room(Draw(seed, code, room, _LAYOUT), ROOM_TYPES[room % len(ROOM_TYPES)])
     caster = Caster(compile_mesh(furnished.mesh))
     cameras = (draw_walk if mode == "sequence" else draw_views)(
         furnished, caster, Draw(seed, code, room, _CAMERA), views, height, width

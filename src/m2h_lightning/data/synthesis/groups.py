@@ -76,9 +76,9 @@ def shelves(room: Room, label: str = "bookshelf") -> None:
             end = x1 if draw.chance(0.5) else x0 + (x1 - x0) * draw.uniform(0.4, 0.9)
             props.books_row(room.mesh, draw, shelf, x0, end, clear, d)
         elif chance < full + 0.12 and clear > 0.32:
-            props.vase(room.mesh, draw, shelf.at((x0 + x1) / 2, d * 0.55))
+            props.vase(room.mesh, draw, shelf.at((x0 + x1) / 2, d * 0.6))
         elif chance < full + 0.2:
-            props.books_pile(room.mesh, draw, shelf.at((x0 + x1) / 2, d * 0.55))
+            props.books_pile(room.mesh, draw, shelf.at((x0 + x1) / 2, d * 0.52, turn=1.0))
 
 
 def rug(room: Room, x: float, y: float, w: float, d: float) -> None:

@@ -214,13 +214,8 @@ _FURNISH: dict[str, Callable[[Room], None]] = {
 }
 
 
-def make_room(draw: Draw) -> tuple[Room, Lighting, str]:
-    """Furnish a random room.
-
-    Returns:
-        The room, its lighting and its type (one of :data:`ROOM_TYPES`).
-    """
-    kind = draw.pick(ROOM_TYPES)
+def make_room(draw: Draw, kind: str) -> tuple[Room, Lighting]:
+    """Furnish a random room of a given type (one of :data:`ROOM_TYPES`)."""
     style = choose_style(draw, kind)
     shell = draw_shell(draw, draw.uniform(3.3, 5.6), draw.uniform(3.2, 5.0), draw.uniform(2.45, 2.85))
     room = Room(Mesh(), draw, style, shell)
@@ -247,4 +242,4 @@ def make_room(draw: Draw) -> tuple[Room, Lighting, str]:
     strongest = sorted(room.lights, key=lambda light: -light.power[0])[:3]
     level = draw.uniform(0.16, 0.3)
     ambient = (level * draw.uniform(0.95, 1.08), level, level * draw.uniform(0.92, 1.05))
-    return room, Lighting(tuple(strongest), ambient, (shell.width, shell.depth, shell.height)), kind
+    return room, Lighting(tuple(strongest), ambient, (shell.width, shell.depth, shell.height))

@@ -88,10 +88,13 @@ class Room:
             along = self.draw.uniform(w / 2 + 0.06, length - w / 2 - 0.06)
             if self.draw.chance(0.3):
                 along = self.draw.pick((w / 2 + 0.08, length - w / 2 - 0.08))
-            frame = self.shell.frame(wall, along, off=0.095 if h < 0.7 else 0.03)
+            x0, x1 = along - w / 2 - 0.1, along + w / 2 + 0.1
+            curtained = any(
+                o.kind == "window" and x0 < o.x1 + 0.3 and o.x0 - 0.3 < x1 for o in self.shell.openings[wall]
+            )
+            frame = self.shell.frame(wall, along, off=0.15 if curtained else 0.03)
             rect = footprint_of(frame, (-w / 2, 0.0), (w / 2, d), h)
             reach = footprint_of(frame, (-w / 2, 0.0), (w / 2, d + front), h)
-            x0, x1 = along - w / 2 - 0.1, along + w / 2 + 0.1
             blocked = any(
                 x0 < o.x1 + (0.35 if o.kind == "window" else 0.1)
                 and o.x0 - (0.35 if o.kind == "window" else 0.1) < x1
