@@ -313,8 +313,8 @@ def test_cut_and_join(window, size):
                 windows = window_partition(maps, rows, columns)
                 assert windows.shape[2] == rows.size * columns.size <= window**2
                 area = (
-                    slice(rows.start, rows.start + rows.count * rows.size),
-                    slice(columns.start, columns.start + columns.count * columns.size),
+                    slice(rows.start, rows.start + rows.number * rows.size),
+                    slice(columns.start, columns.start + columns.number * columns.size),
                 )
                 joined[:, :, area[0], area[1]] = window_reverse(windows, rows, columns)
                 seen[area] += 1
@@ -329,7 +329,7 @@ def test_segments_agree_with_plain_borders(length, window):
         borders = [
             (s.start + i * s.size, s.start + (i + 1) * s.size)
             for s in axis_segments(length, window, shift)
-            for i in range(s.count)
+            for i in range(s.number)
         ]
         first = window - shift if shift else window
         assert borders == cuts(length, window, window - first)

@@ -1,4 +1,4 @@
-"""The M2H network in pure PyTorch: one file per box of the paper's figure, importable and testable without Lightning."""
+"""The M2H network in pure PyTorch: one file per box of the paper's figure, usable and testable without Lightning."""
 
 from m2h_lightning.network.backbone import Backbone, Stage
 from m2h_lightning.network.config import PRESETS, BackboneConfig, GGFMConfig, WMCAConfig

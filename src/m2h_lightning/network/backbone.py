@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         parse_freeze(config.freeze)
         self.name = config.name
         self.gradient_checkpointing = gradient_checkpointing
-        self.model = _create(config)
+        self.model: Any = _create(config)  # timm's interface is not nn.Module's
         info = _feature_info(self.model, config.name)
         self.units = [str(entry["module"]) for entry in info]
         self.plain = len({entry["reduction"] for entry in info}) == 1
@@ -77,7 +77,8 @@ class Backbone(nn.Module):
         self.multiple = max(self.strides)
         if self.plain and self.multiple < MIN_PATCH:
             raise ConfigError(
-                f"model.backbone.name: '{config.name}' has patches of {self.multiple} pixels, use one of {MIN_PATCH} or more"
+                f"model.backbone.name: '{config.name}' has patches of {self.multiple} pixels, "
+                f"use one of {MIN_PATCH} or more"
             )
         self._probe()
         self.loaded_share, self.source = _load(self.model, config)
@@ -146,7 +147,7 @@ class Backbone(nn.Module):
         found = {}
         for tap, output in zip(taps, outputs, strict=True):
             tokens, prefix = output if self._prefix else (output, None)
-            summary = prefix[:, 0] if self._class_token else tokens.mean(1)
+            summary = prefix[:, 0] if prefix is not None and self._class_token else tokens.mean(1)
             # B×N×D is already channels-last: the map is a view, no copy.
             found[tap] = Stage(tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2), summary)
         return [found[tap] for tap in self.taps]
@@ -177,7 +178,8 @@ def _create(config: BackboneConfig) -> nn.Module:
     known = timm.list_models(include_tags=False)
     if architecture not in known:
         raise ConfigError(
-            f"model.backbone.name: timm {timm.__version__} has no model '{architecture}'{did_you_mean(architecture, known)}"
+            f"model.backbone.name: timm {timm.__version__} has no model '{architecture}'"
+            f"{did_you_mean(architecture, known)}"
         )
     options: dict[str, Any] = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     flexible: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}, {}]
@@ -194,12 +196,12 @@ def _create(config: BackboneConfig) -> nn.Module:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _feature_info(model: nn.Module, name: str) -> list[dict[str, Any]]:
+def _feature_info(model: Any, name: str) -> list[dict[str, Any]]:
     info = getattr(model, "feature_info", None)
     if not info or not hasattr(model, "forward_intermediates") or not hasattr(model, "prune_intermediate_layers"):
         raise ConfigError(
-            f"model.backbone.name: timm offers no intermediate features of '{name}', use a vit_*, swin_*, convnext_* or "
-            "resnet* model"
+            f"model.backbone.name: timm offers no intermediate features of '{name}', "
+            "use a vit_*, swin_*, convnext_* or resnet* model"
         )
     return list(getattr(info, "info", info))
 

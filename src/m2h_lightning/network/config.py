@@ -19,8 +19,8 @@ class BackboneConfig:
     Args:
         name: Model name as timm spells it; a tag after the dot picks the pretrained weights.
         pretrained: Load timm's pretrained weights; it is an error when they cannot be had. False: random weights.
-        checkpoint: Local weights file (.pth, .pt, .bin, .safetensors, or .npz where the model reads it), used instead of
-            the download.
+        checkpoint: Local weights file (.pth, .pt, .bin, .safetensors, or .npz where the model reads it), used instead
+            of the download.
         freeze: True trains nothing of the backbone, False everything, "last_<n>" its last n blocks (stages) and what
             follows them.
         lr_factor: Learning rate of the trainable backbone parameters as a factor of the network's.
@@ -94,7 +94,9 @@ def preset(name: str, channels: int | None = None, head_channels: int | None = N
         ConfigError: The preset is unknown or a width is not positive.
     """
     if name not in PRESETS:
-        raise ConfigError(f"model.preset: unknown '{name}', use one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+        raise ConfigError(
+            f"model.preset: unknown '{name}', use one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}"
+        )
     widths = Preset(channels or PRESETS[name].channels, head_channels or PRESETS[name].head_channels)
     for key, value, given in zip(Preset._fields, widths, (channels, head_channels), strict=True):
         if value < 1 or given == 0:

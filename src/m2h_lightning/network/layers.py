@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each cell.
 
-    Chosen over batch norm because training runs with one or two images, and over group norm because its result at a cell
-    does not depend on the size or the padding of the image. On channels-last maps it needs no copy.
+    Chosen over batch norm because training runs with one or two images, and over group norm because its result at a
+    cell does not depend on the size or the padding of the image. On channels-last maps it needs no copy.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from m2h_lightning.network.backbone import Backbone
-from m2h_lightning.network.config import BackboneConfig, GGFMConfig, WMCAConfig, check_tasks, preset as look_up
+from m2h_lightning.network.config import BackboneConfig, GGFMConfig, WMCAConfig, check_tasks
+from m2h_lightning.network.config import preset as look_up
 from m2h_lightning.network.fusion import MSF, ParallelFusion
 from m2h_lightning.network.ggfm import GGFM
 from m2h_lightning.network.heads import Heads
@@ -26,7 +27,7 @@ _NO_DECAY = ("bias_table", "pos_embed", "cls_token", "reg_token", "dist_token")
 class M2HNet(nn.Module):
     """The M2H network.
 
-    Image → pad → backbone → MSTR → MSF per task → WMCA and GGFM in parallel → 1×1 fusion → head per task → resize → crop.
+    Image → pad → backbone → MSTR → MSF per task → WMCA ‖ GGFM → 1×1 fusion → head per task → resize → crop.
     With one exchange block the fusion reads that one; with none there is no fusion and the network is the MSF baseline.
     It knows nothing of a task but its name and number of channels; activations are the tasks' own.
 
@@ -97,6 +98,13 @@ class M2HNet(nn.Module):
         size = (padded.shape[-2], padded.shape[-1])
         return {task: resize_and_crop(raw[task], size, (height, width)) for task in self.tasks}
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile in place, as ``nn.Module.compile``, but one graph per image size unless ``dynamic`` is given.
+
+        With symbolic sizes every cut of the windows would be a guard: tracing then takes minutes instead of seconds.
+        """
+        super().compile(*args, **{"dynamic": False, **options})
+
     def set_freeze(self, freeze: bool | str) -> None:
         """Choose what of the backbone trains; see :meth:`.Backbone.set_freeze`."""
         self.backbone.set_freeze(freeze)
@@ -120,9 +128,9 @@ class M2HNet(nn.Module):
         """Trainable parameters in up to four groups, for the optimiser.
 
         Returns:
-            Dicts of ``name`` ("backbone", "backbone_no_decay", "network", "network_no_decay"), ``params``, ``lr_factor``
-            and ``decay``. Biases, norms, position tables and task embeddings take no weight decay. Empty groups are left
-            out.
+            Dicts of ``name`` ("backbone", "backbone_no_decay", "network", "network_no_decay"), ``params``,
+            ``lr_factor`` and ``decay``. Biases, norms, position tables and task embeddings take no weight decay. Empty
+            groups are left out.
         """
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():

@@ -1,7 +1,7 @@
 """MSTR, multi-scale token reassembly: four backbone stages become four maps of one width (shared by all tasks).
 
-For plain transformers after DPT (Ranftl et al., arXiv 2103.13413): stage i lies at 4/d, 2/d, 1/d, 1/2d of the image, for
-patches of d pixels. Pyramids already have four scales and keep them.
+For plain transformers after DPT (Ranftl et al., arXiv 2103.13413): stage i lies at 4/d, 2/d, 1/d, 1/2d of the image,
+for patches of d pixels. Pyramids already have four scales and keep them.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class BoxCost(NamedTuple):
 def summarize(net: M2HNet, size: tuple[int, int] = (448, 448)) -> list[BoxCost]:
     """Count parameters and multiply–adds of each box, in the order of the figure. Boxes switched off are left out.
 
-    Nothing is computed: the network runs on meta tensors, where attention is made of matrix products and is counted with
-    them (2·N²·C per sequence of N tokens).
+    Nothing is computed: the network runs on meta tensors, where attention is made of matrix products and is counted
+    with them (2·N²·C per sequence of N tokens).
 
     Args:
         net: Any M2H network.

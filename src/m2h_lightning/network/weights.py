@@ -51,7 +51,9 @@ def _from_hub(hub_id: str, filename: str | None, name: str) -> str:
         raise CheckpointError(f"weights of backbone '{name}': {wanted} and HF_HUB_OFFLINE is set: {_MEND}")
     # The hub's own client retries for half a minute; one short question first tells whether anybody answers.
     if (reason := _unreachable(hf_hub_url(repository, candidates[0], revision=revision or None))) is not None:
-        raise CheckpointError(f"weights of backbone '{name}': {wanted} and the hub cannot be reached ({reason}): {_MEND}")
+        raise CheckpointError(
+            f"weights of backbone '{name}': {wanted} and the hub cannot be reached ({reason}): {_MEND}"
+        )
     reason = ""
     for candidate in candidates:
         try:
@@ -73,7 +75,9 @@ def _from_url(url: str, name: str) -> str:
             return path
         except Exception as error:  # as above: network errors of many kinds, each the user's to see in one line
             reason = _first_line(error)
-    raise CheckpointError(f"weights of backbone '{name}': {path} is missing and {url} cannot be had ({reason}): {_MEND}")
+    raise CheckpointError(
+        f"weights of backbone '{name}': {path} is missing and {url} cannot be had ({reason}): {_MEND}"
+    )
 
 
 def _unreachable(url: str) -> str | None:
@@ -111,7 +115,9 @@ def load_file(model: nn.Module, path: str, key: str) -> tuple[int, int]:
     except CheckpointError:
         raise
     except Exception as error:  # unpickling and converters fail in every way there is; the file is the user's
-        raise CheckpointError(f"{key}: cannot read {path} as weights of this backbone ({_first_line(error)})") from error
+        raise CheckpointError(
+            f"{key}: cannot read {path} as weights of this backbone ({_first_line(error)})"
+        ) from error
     wanted = model.state_dict()
     missing = [k for k in wanted if k not in found]
     shapes = [k for k in wanted if k in found and tuple(found[k].shape) != tuple(wanted[k].shape)]

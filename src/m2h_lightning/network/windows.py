@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 class Segment(NamedTuple):
-    """``count`` windows of ``size`` cells in a row along one axis, from cell ``start``."""
+    """``number`` windows of ``size`` cells in a row along one axis, from cell ``start``."""
 
     start: int
-    count: int
+    number: int
     size: int
 
 
@@ -27,14 +27,14 @@ def axis_segments(length: int, window: int, shift: int = 0) -> list[Segment]:
 
     Example:
         >>> axis_segments(16, 7)
-        [Segment(start=0, count=2, size=7), Segment(start=14, count=1, size=2)]
+        [Segment(start=0, number=2, size=7), Segment(start=14, number=1, size=2)]
         >>> axis_segments(16, 7, shift=3)
-        [Segment(start=0, count=1, size=4), Segment(start=4, count=1, size=7), Segment(start=11, count=1, size=5)]
+        [Segment(start=0, number=1, size=4), Segment(start=4, number=1, size=7), Segment(start=11, number=1, size=5)]
     """
     head = min(window - shift, length) if shift else 0
     full, tail = (length - head) // window, (length - head) % window
     cuts = [Segment(0, 1, head), Segment(head, full, window), Segment(length - tail, 1, tail)]
-    return [cut for cut in cuts if cut.count and cut.size]
+    return [cut for cut in cuts if cut.number and cut.size]
 
 
 def window_partition(maps: Sequence[Tensor], rows: Segment, columns: Segment) -> Tensor:

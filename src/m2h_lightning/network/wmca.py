@@ -1,8 +1,8 @@
 """WMCA, windowed multi-task cross-attention: inside every p×p window, all tasks' tokens form one sequence.
 
 What the released block lacked and this one has: an identity path from the raw input, no padded keys, relative position
-bias and task embedding, fused attention on stacked tasks, shifted windows, any number of tasks by name, no state between
-calls.
+bias and task embedding, fused attention on stacked tasks, shifted windows, any number of tasks by name, no state
+between calls.
 """
 
 from __future__ import annotations
@@ -136,9 +136,12 @@ class WMCA(nn.Module):
                 stacklevel=2,
             )
         # Neighbouring layers of equal shift share one cut: a window passes through both while it is in the cache.
-        for shift, group in itertools.groupby(self.layers, key=lambda layer: layer.shift):
+        for shift, group in itertools.groupby(self._layers(), key=lambda layer: layer.shift):
             stack = self._exchange(stack, list(group), shift)
         return dict(zip(self.tasks, stack, strict=True))
+
+    def _layers(self) -> list[ExchangeLayer]:
+        return [layer for layer in self.layers if isinstance(layer, ExchangeLayer)]
 
     def _exchange(self, stack: Sequence[Tensor], layers: Sequence[ExchangeLayer], shift: int) -> list[Tensor]:
         height, width = stack[0].shape[-2:]

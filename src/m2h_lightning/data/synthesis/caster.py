@@ -95,10 +95,12 @@ class Caster:
         rows = np.flatnonzero(stopped != -1)
         start = np.zeros(len(origins))
         for _ in range(4):  # a ray through more than three edges at once is let through
-            left = 1.0 - start[rows]
-            from_ = origins[rows] + directions[rows] * start[rows][:, None]
+            ahead = directions[rows]
             hit = self._shadow_scene[0].run(
-                from_.astype(np.float32), directions[rows].astype(np.float32), left.astype(np.float32), output=True
+                (origins[rows] + ahead * start[rows][:, None]).astype(np.float32),
+                ahead.astype(np.float32),
+                (1.0 - start[rows]).astype(np.float32),
+                output=True,
             )
             found = hit["primID"] >= 0
             u, v = hit["u"], hit["v"]

@@ -165,7 +165,8 @@ def _shadow_rays(
     for index, light in enumerate(lighting.lights):
         a, b = light.spread
         start = np.stack([light.position[k] + sx * a[k] + sy * b[k] for k in range(3)], axis=1)
-        ray = at - start
+        # Stop short of the point: in a corner it may lie in another wall up to rounding, and a ray must not end there.
+        ray = (at - start) * 0.9999
         toward = ray[:, 0] * normal[:, 0] + ray[:, 1] * normal[:, 1] + ray[:, 2] * normal[:, 2] < 0
         if light.facing is not None:
             f = light.facing
@@ -175,8 +176,9 @@ def _shadow_rays(
         directions.append(ray[lit])
         lanes.append(lit + index * rows * columns)
     around = sx[:, None] * normal[:, [1, 2, 0]] + sy[:, None] * normal[:, [2, 0, 1]]
-    origins.append(at)
-    directions.append((normal + around * 1.3) * 0.6)
+    probe = (normal + around * 1.3) * 0.6
+    origins.append(at + probe * 1e-3)  # likewise, start beyond such a wall
+    directions.append(probe)
     lanes.append(np.arange(rows * columns) + len(lighting.lights) * rows * columns)
     hidden = caster.occluded(np.concatenate(origins), np.concatenate(directions))
     clear.reshape(-1)[np.concatenate(lanes)] = ~hidden
