@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from cli_helpers import m2h, write
 
 
@@ -23,12 +24,21 @@ def error_of(capsys, *words, code=2):
 
 
 COMMAND_LINE = {
-    "misspelt key": (["--model.wmca.window_sise", "7"], ["model.wmca.window_sise", "did you mean 'model.wmca.window_size'?"]),
+    "misspelt key": (
+        ["--model.wmca.window_sise", "7"],
+        ["model.wmca.window_sise", "did you mean 'model.wmca.window_size'?"],
+    ),
     "abbreviated key": (["--trainer.max_epoch", "3"], ["trainer.max_epoch'", "did you mean 'trainer.max_epochs'?"]),
     "misspelt data key": (["--data.batch_sise", "3"], ["data.batch_sise", "did you mean 'data.batch_size'?"]),
-    "wrong choice": (["--model.wmca.form", "joinnt"], ["model.wmca.form is 'joinnt'", "'joint' or 'cross'", "did you mean 'joint'?"]),
+    "wrong choice": (
+        ["--model.wmca.form", "joinnt"],
+        ["model.wmca.form is 'joinnt'", "'joint' or 'cross'", "did you mean 'joint'?"],
+    ),
     "wrong type": (["--model.wmca.window_size", "wide"], ["model.wmca.window_size is 'wide'", "a whole number"]),
-    "wrong trainer type": (["--trainer.max_epochs", "many"], ["trainer.max_epochs is 'many'", "a whole number or null"]),
+    "wrong trainer type": (
+        ["--trainer.max_epochs", "many"],
+        ["trainer.max_epochs is 'many'", "a whole number or null"],
+    ),
     "no value": (["--model.channels"], ["--model.channels needs a value"]),
     "a word too many": (["extra"], ["unexpected word 'extra'"]),
     "unknown data set": (["--data", "Romms"], ["no class 'Romms'", "did you mean 'Rooms'?"]),
@@ -43,7 +53,7 @@ COMMAND_LINE = {
     "too small a crop": (["--data.crop", "[8,8]"], ["data.crop is [8, 8]", "at least 16"]),
     "wrong learning rate": (["--model.optimizer.lr", "-1"], ["model.optimizer.lr is -1", "above 0"]),
     "unknown backbone": (["--model.backbone.name", "test_convnexxt"], ["model.backbone.name", "test_convnexxt"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", COMMAND_LINE)
@@ -56,21 +66,33 @@ def test_command_line(case, folder, capsys):
 
 
 FILES = {
-    "misspelt group": ("model: {wmcaa: {window_size: 3}}", ["'model.wmcaa' (bad.yaml:1)", "did you mean 'model.wmca'?"]),
+    "misspelt group": (
+        "model: {wmcaa: {window_size: 3}}",
+        ["'model.wmcaa' (bad.yaml:1)", "did you mean 'model.wmca'?"],
+    ),
     "misspelt key": ("model:\n  wmca:\n    window_sise: 3", ["(bad.yaml:3)", "did you mean 'model.wmca.window_size'?"]),
     "misspelt root": ("trainr: {max_epochs: 3}", ["'trainr' (bad.yaml:1)", "did you mean 'trainer'?"]),
-    "misspelt data key": ("data:\n  class_path: Rooms\n  init_args:\n    vews: 3", ["'data.vews' (bad.yaml:4)", "'data.views'"]),
-    "wrong choice": ("model:\n  preset: m2h-smal", ["model.preset is 'm2h-smal' (bad.yaml:2)", "did you mean 'm2h-small'?"]),
+    "misspelt data key": (
+        "data:\n  class_path: Rooms\n  init_args:\n    vews: 3",
+        ["'data.vews' (bad.yaml:4)", "'data.views'"],
+    ),
+    "wrong choice": (
+        "model:\n  preset: m2h-smal",
+        ["model.preset is 'm2h-smal' (bad.yaml:2)", "did you mean 'm2h-small'?"],
+    ),
     "value for a group": ("model: {wmca: 3}", ["model.wmca is 3 (bad.yaml:1)", "window_size"]),
     "unknown data set": ("data: Romms", ["no class 'Romms' (bad.yaml:1)", "did you mean 'Rooms'?"]),
     "unknown callback": ("trainer: {callbacks: [{class_path: EarlyStoping}]}", ["EarlyStoping", "'EarlyStopping'"]),
     "broken YAML": ("model:\n  wmca: [1\n", ["bad.yaml:3", "not valid YAML"]),
     "a list": ("- model", ["bad.yaml:1", "mapping"]),
     "empty": ("", ["bad.yaml is empty"]),
-    "missing variable": ("model: {optimizer: {lr: '${oc.env:M2H_NOPE}'}}", ["model.optimizer.lr (bad.yaml:1)", "M2H_NOPE"]),
+    "missing variable": (
+        "model: {optimizer: {lr: '${oc.env:M2H_NOPE}'}}",
+        ["model.optimizer.lr (bad.yaml:1)", "M2H_NOPE"],
+    ),
     "resume in a file": ("run: {resume: runs/x}", ["run.resume", "command line"]),
     "unknown loss weight": ("model: {loss_weights: {dept: 1.0}}", ["loss_weights", "did you mean 'depth'?"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FILES)
@@ -88,7 +110,9 @@ def test_no_data_set(folder, capsys):
 
 
 def test_a_summary_is_as_strict(folder, capsys):
-    assert "did you mean 'model.channels'?" in error_of(capsys, "summary", "--config", "tiny.yaml", "--model.chanels", 3)
+    assert "did you mean 'model.channels'?" in error_of(
+        capsys, "summary", "--config", "tiny.yaml", "--model.chanels", 3
+    )
     assert "--size" in error_of(capsys, "summary", "--config", "tiny.yaml", "--size", "448")
 
 
@@ -112,5 +136,3 @@ def test_no_folder_to_write_in(folder, capsys):
     capsys.readouterr()
     assert m2h("fit", "--config", "tiny.yaml", "--run.root", "file/runs") == 2
     assert "m2h: error: cannot create run folder" in capsys.readouterr().err.splitlines()[-1]
-
-

@@ -14,6 +14,7 @@ import yaml
 from m2h_lightning.errors import CheckpointError, ConfigError
 from m2h_lightning.runs import CONFIG, check_resumable
 
+
 @dataclass
 class Arguments:
     """The words of one training command.
@@ -79,7 +80,9 @@ class Arguments:
             if file.lstrip().startswith(("{", "[")):
                 return  # a configuration given in place of a file
             near = sorted(str(other) for other in path.parent.glob("*.yaml"))[:8] if path.parent.is_dir() else []
-            raise ConfigError(f"--config: there is no file {file}" + (f" (there are {', '.join(near)})" if near else ""))
+            raise ConfigError(
+                f"--config: there is no file {file}" + (f" (there are {', '.join(near)})" if near else "")
+            )
         try:
             tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -127,7 +130,9 @@ def check_checkpoint_path(path: str) -> None:
         there = f" (there are {', '.join(near)} in {folder})" if near else ""
         raise CheckpointError(f"--ckpt_path: there is no file {path}{there}")
     if Path(path).is_dir():
-        raise CheckpointError(f"--ckpt_path: {path} is a folder; give the file, e.g. {Path(path) / 'checkpoints/last.ckpt'}")
+        raise CheckpointError(
+            f"--ckpt_path: {path} is a folder; give the file, e.g. {Path(path) / 'checkpoints/last.ckpt'}"
+        )
 
 
 def _yaml_problem(file: str, error: Exception) -> str:

@@ -56,7 +56,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             reason = "it is damaged"
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason}; give another one") from error
     except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: it is damaged or cut short; give another one") from error
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: it is damaged or cut short; give another one"
+        ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no 'state_dict'; give one of a run folder")
     return checkpoint

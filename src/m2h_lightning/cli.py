@@ -106,7 +106,7 @@ def _data(words: list[str]) -> int:
 
 
 def _other_owner(verb: str) -> metadata.EntryPoint | None:
-    """Find who else answers to ``lightning <verb>``: another package's script of that name, or Lightning's ``fabric``."""
+    """Find who else answers to ``lightning <verb>``: another package's script, or Lightning's ``fabric``."""
     scripts = metadata.entry_points(group="console_scripts")
     for script in scripts.select(name="lightning"):
         if not script.value.startswith("m2h_lightning"):

@@ -87,7 +87,10 @@ def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, 
         return f"{key}: there is no class '{found.group(1)}'{place}{did_you_mean(found.group(1), names)}{known}"
     if found := re.search(r"(?:Import of|No module named|Problem with given class_path) ?'?([\w.]+)'?", problem):
         return f"{key}{arguments.place(key)}: cannot import '{found.group(1)}'; give a class of an installed package"
-    expected = [_type_name(kind) for kind in re.findall(r"Expected an? (<class '[^']+'>|typing\.[^.]*?\]|\w[^.]*?)(?=\. | -|$| Given)", problem)]
+    expected = [
+        _type_name(kind)
+        for kind in re.findall(r"Expected an? (<class '[^']+'>|typing\.[^.]*?\]|\w[^.]*?)(?=\. | -|$| Given)", problem)
+    ]
     value = re.search(r"(?:Got value|Given value): (.*?)(?= - Expected| Given value|$)", problem)
     if not expected or value is None:
         return f"{key}{arguments.place(key)}: {problem}"
@@ -102,7 +105,13 @@ def _type_name(kind: str) -> str:
         return " or ".join(re.findall(r"'[^']*'", kind))
     if found := re.match(r"<class '([^']+)'>", kind):
         name = found.group(1).rsplit(".", 1)[-1]
-        names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
+        names = {
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "NoneType": "null",
+            "str": "text",
+        }
         return names.get(name, f"a {name}")
     return kind
 
@@ -111,6 +120,7 @@ def subclasses(base: type) -> list[type]:
     """Return the concrete classes below ``base`` that are imported, in the order of their names."""
     found: dict[str, type] = {}
     stack = [base]
+    child: type
     while stack:
         for child in stack.pop().__subclasses__():
             stack.append(child)

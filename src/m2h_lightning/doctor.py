@@ -192,7 +192,7 @@ def _torch_needed_by_torchvision() -> SpecifierSet | None:
 
 
 def check_jsonargparse(version: str | None) -> Finding:
-    """jsonargparse 5 drops what Lightning 2.6 calls."""
+    """Jsonargparse 5 drops what Lightning 2.6 calls."""
     if version is None or int(version.split(".")[0]) >= 5:
         mend = "pip install 'jsonargparse[signatures]>=4.45,<5'"
         return Finding("jsonargparse", "wrong", f"{version or 'not installed'}: Lightning 2.6 needs version 4", mend)

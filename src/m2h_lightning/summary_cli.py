@@ -36,7 +36,7 @@ class SummaryCLI(TrainingCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         from m2h_lightning.network.summary import format_summary, summarize
 
-        print(format_summary(summarize(self.model.net, self.size), self.size))  # type: ignore[arg-type]
+        print(format_summary(summarize(self.model.net, self.size), self.size))
 
 
 def main_summary(words: list[str]) -> int:

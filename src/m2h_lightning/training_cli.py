@@ -156,12 +156,14 @@ class TrainingCLI(LightningCLI):
 
     # ── parsing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def setup_parser(self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]) -> None:
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
         """Make the parsers, then let them explain their errors."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
         self.parser.prog = "m2h"
         for name, parser in {"": self.parser, **self._subcommand_parsers}.items():
-            parser.cli = self
+            parser.cli = self  # type: ignore[attr-defined]
             if name:
                 parser.prog = f"m2h {name}"
 
@@ -219,7 +221,9 @@ class TrainingCLI(LightningCLI):
         in a file or on the command line may stay.
         """
         data = self.options.get("data")
-        class_ = next((c for c in subclasses(self.data_class) if c.__name__ == data.class_path.rsplit(".", 1)[-1]), None)
+        class_ = next(
+            (c for c in subclasses(self.data_class) if c.__name__ == data.class_path.rsplit(".", 1)[-1]), None
+        )
         if class_ is None or not data.get("init_args"):
             return
         fresh = self.parser.parse_args(
@@ -282,7 +286,9 @@ class TrainingCLI(LightningCLI):
         budget = json.loads(result.read_text()).get("budget") or {}
         now = {key: self.options.trainer.get(key) for key in budget}
         if all(now[key] in (value, None) for key, value in budget.items()):
-            longer = f"--trainer.max_epochs {2 * int(budget['max_epochs'])}" if budget.get("max_epochs") else "a new limit"
+            longer = (
+                f"--trainer.max_epochs {2 * int(budget['max_epochs'])}" if budget.get("max_epochs") else "a new limit"
+            )
             raise AlreadyFinished(f"{folder} is finished: see {result}; to train longer add {longer}")
 
     def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -335,8 +341,11 @@ class TrainingCLI(LightningCLI):
         config["logger"] = make_loggers(self.folder, runs.RunConfig(**self.options.run), config.get("logger"), quick)
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        if config.get("enable_checkpointing") is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
-            callbacks.append(default_checkpoint(self.folder))
+        if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+            if quick:
+                config["enable_checkpointing"] = False  # Lightning would leave a checkpoint of the one trial batch
+            elif config.get("enable_checkpointing") is not False:
+                callbacks.append(default_checkpoint(self.folder))
         self.callback = RunFolder(self.folder, self.tree, resumed=self.arguments.resume is not None)
         saver = RunConfigCallback(self._parser(self.arguments.verb), self.options, self.folder, self.tree)
         config["callbacks"] = [*callbacks, saver, self.callback]
@@ -351,8 +360,19 @@ class TrainingCLI(LightningCLI):
         except (ValueError, ModuleNotFoundError) as error:
             raise ConfigError(f"trainer: {error}") from error
 
+    def _check_facts(self) -> None:
+        """Refuse a data set the checkpoint's network was not built for, before any data are made or read."""
+        ours, theirs = self.checkpoint_facts, getattr(self.datamodule, "facts", None)
+        for key in ("classes", "depth_range"):
+            if ours is not None and theirs is not None and ours.get(key) != theirs.get(key):
+                raise ConfigError(
+                    f"data is '{theirs.get('name')}', but the network of {self.options.ckpt_path} was built for {key} "
+                    f"of '{ours.get('name')}', which differ; choose that data set, or train anew without the checkpoint"
+                )
+
     def after_instantiate_classes(self) -> None:
-        """Make the run folder (rank 0) and tell the processes launched from here where it is."""
+        """Make the run folder (rank 0); nothing is left behind by what went wrong before."""
+        self._check_facts()
         if self.trial or runs.global_rank() > 0:
             return
         assert self.folder is not None
@@ -397,7 +417,7 @@ class TrainingCLI(LightningCLI):
 
 
 def default_checkpoint(folder: Path) -> ModelCheckpoint:
-    """Return the checkpoint callback of runs that configure none: every epoch, the newest kept, also as ``last.ckpt``."""
+    """Return the checkpoint callback of runs that configure none: every epoch, the newest kept."""
     return ModelCheckpoint(
         dirpath=folder / runs.CHECKPOINTS,
         filename="epoch{epoch:03d}",

@@ -62,7 +62,7 @@ class RunFolder(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over what :meth:`on_save_checkpoint` stored, and cut ``metrics.csv`` where the checkpoint stands."""
-        if not trainer.state.fn == "fit" or not self.resumed:
+        if trainer.state.fn != "fit" or not self.resumed:
             return
         state = checkpoint.get(STATE_KEY, {})
         self._seconds_before = float(state.get("seconds", 0.0))
@@ -74,7 +74,7 @@ class RunFolder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the random states before the data order of the next epoch is drawn."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             define_wandb_axes(trainer.loggers)
         if not self._mid_epoch:
             self._restore(trainer)
@@ -128,7 +128,7 @@ class RunFolder(Callback):
                 "metrics": runs.nested_metrics({name: float(value) for name, value in metrics.items()}),
                 "protocol": getattr(module, "protocol", None),
                 **progress,
-                "fast_dev_run": bool(trainer.fast_dev_run),
+                "fast_dev_run": bool(getattr(trainer, "fast_dev_run", False)),
                 "seed": self.config.get("seed_everything"),
                 "config_hash": runs.config_hash(self.config),
                 "data": {"name": type(data).__name__, "fingerprint": getattr(data, "fingerprint", None)},

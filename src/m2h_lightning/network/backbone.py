@@ -172,7 +172,7 @@ class Backbone(nn.Module):
             raise ConfigError(f"model.backbone.name: '{self.name}' gives stages {shapes}, expected {expected}")
 
 
-def _create(config: BackboneConfig) -> nn.Module:
+def _create(config: BackboneConfig) -> Any:
     """Build the timm model without weights, able to take any image size where the model family can."""
     architecture = config.name.split(".")[0]
     known = timm.list_models(include_tags=False)

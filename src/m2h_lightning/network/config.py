@@ -61,7 +61,7 @@ class WMCAConfig:
     position_bias: bool = True
     task_embedding: bool = True
     mlp_ratio: float = 4.0
-    chunk: int = 16
+    chunk: int = 8
 
 
 @dataclass

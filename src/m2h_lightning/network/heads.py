@@ -1,7 +1,7 @@
 """Heads: context and two refinement steps at the fused resolution (4H/d), then the classifier. Maps leave raw, small.
 
-Everything convolutional happens here, before the one resize to pixels (:func:`.padding.resize_and_crop`): at the size of
-the image the same head would cost an order of magnitude more.
+Everything convolutional happens here, before the one resize to pixels (:func:`.padding.resize_and_crop`): at the size
+of the image the same head would cost an order of magnitude more.
 """
 
 from __future__ import annotations

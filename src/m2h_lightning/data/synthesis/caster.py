@@ -111,7 +111,10 @@ class Caster:
                 break
             face = self._shadow_faces[hit["primID"][check] >> 1]
             rows = rows[check]
-            clear = self._clear(face, origins[rows], directions[rows])
+            nx, ny, nz, _ = (column[face] for column in self._plane)
+            d = directions[rows]
+            # An inner side near an edge was reached through that edge: it does not count either.
+            clear = self._clear(face, origins[rows], d) & (nx * d[:, 0] + ny * d[:, 1] + nz * d[:, 2] < 0)
             result[rows[clear]] = True
             rows, face = rows[~clear], face[~clear]
             if not len(rows):

@@ -21,7 +21,7 @@ from m2h_lightning.data.synthesis.render import (
     shade,
 )
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 5
 """Raised by every change that alters a pixel: it is part of every cache's name."""
 
 SPLIT_CODES = {"train": 0, "val": 1, "test": 2}

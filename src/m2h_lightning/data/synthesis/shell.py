@@ -164,7 +164,8 @@ def build_shell(mesh: Mesh, draw: Draw, style: Style, shell: Shell, shade: str) 
             if shade in ("curtain", "both"):
                 props.curtains(mesh, draw, style, at, width, opening.low, opening.high)
             tall = opening.high - opening.low
-            source = shell.frame(wall, middle, off=0.1, up=(opening.low + opening.high) / 2)
+            # In front of curtains and blinds, and in the plane of none of their faces.
+            source = shell.frame(wall, middle, off=0.137, up=(opening.low + opening.high) / 2)
             power = draw.uniform(1.8, 3.2) * width * tall
             lights.append(
                 Light(
