@@ -1,6 +1,6 @@
 """The run folder ``runs/<experiment>/<run id>/``: naming, creation, atomic files, provenance. Imports no torch.
 
-A folder holds ``config.yaml`` (re-runs the run), ``metrics.csv``, ``checkpoints/``, ``pictures/``, the loggers' files and,
+A folder holds ``config.yaml`` (re-runs the run), ``metrics.csv``, ``checkpoints/``, ``pictures/``, loggers' files and,
 written last and atomically, ``result.json``. A folder without ``result.json`` is unfinished; ``failure.txt`` says
 why when the run itself could still say so. ``run.json`` lists when and how the run was started and resumed.
 """
