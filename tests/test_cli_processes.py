@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cli_helpers import TINY, only_run, start, write
-from m2h_lightning.loggers import read_rows
+from m2h_lightning.runs.loggers import read_rows
 
 LONG = ["--config", "tiny.yaml", "--trainer.max_epochs", "12", "--data.train", "4"]
 

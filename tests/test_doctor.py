@@ -6,9 +6,9 @@ import os
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from m2h_lightning import doctor
+from m2h_lightning.commands import doctor
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.wandb_mode import has_wandb_key, resolve_wandb_mode
+from m2h_lightning.runs.wandb_mode import has_wandb_key, resolve_wandb_mode
 
 OURS = "#!/x/python\nimport sys\nfrom m2h_lightning.cli import main\nsys.exit(main())\n"
 THEIRS = "#!/x/python\nimport sys\nfrom lightning_sdk.cli.entrypoint import main_cli\nsys.exit(main_cli())\n"

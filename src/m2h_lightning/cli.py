@@ -6,9 +6,11 @@ Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 1 our faul
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -68,18 +70,20 @@ def _dispatch(words: list[str], program: str) -> int:
         print(f"m2h-lightning {__version__}")
         return 0
     if verb in TRAINING_VERBS:
-        from m2h_lightning.arguments import Arguments
+        from m2h_lightning.commands.arguments import Arguments
 
         arguments = Arguments.read(verb, rest)  # tells missing files before torch is imported
-        from m2h_lightning.training_cli import main_training
+        with _collector_paused():
+            from m2h_lightning.commands import training
 
-        return main_training(arguments)
+            training.classes()
+        return training.main_training(arguments)
     if verb == "summary":
-        from m2h_lightning.summary_cli import main_summary
+        from m2h_lightning.commands.summary import main_summary
 
         return main_summary(rest)
     if verb == "doctor":
-        from m2h_lightning.doctor import main_doctor
+        from m2h_lightning.commands.doctor import main_doctor
 
         return main_doctor(rest)
     if verb == "data":
@@ -90,6 +94,16 @@ def _dispatch(words: list[str], program: str) -> int:
         raise ConfigError(f"the command comes first, then its options: m2h fit {verb} …")
     verbs = [*TRAINING_VERBS, *OTHER_VERBS]
     raise ConfigError(f"there is no command '{verb}'{did_you_mean(verb, verbs)} (commands: {', '.join(verbs)})")
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Import without garbage collection: of torch and Lightning nothing is garbage, and looking takes a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _data(words: list[str]) -> int:

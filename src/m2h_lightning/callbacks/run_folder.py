@@ -16,8 +16,8 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from m2h_lightning import runs
-from m2h_lightning.loggers import RunCSVLogger, define_wandb_axes
+from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.loggers import RunCSVLogger, define_wandb_axes
 
 STATE_KEY = "m2h_run"
 

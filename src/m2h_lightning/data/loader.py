@@ -136,8 +136,9 @@ def make_loader(
             f"data.batch_size is {batch_size}, but this process has only {len(sampler)} training samples; lower it"
         )
     return ResumableDataLoader(
-        transformed,
-        sampler,
+        # By keyword: for prediction Lightning makes the loader again with a sampler of its own.
+        dataset=transformed,
+        sampler=sampler,
         batch_size=batch_size,
         drop_last=train,
         num_workers=workers,

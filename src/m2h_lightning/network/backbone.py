@@ -6,7 +6,6 @@ import inspect
 import math
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -174,6 +173,8 @@ class Backbone(nn.Module):
 
 def _create(config: BackboneConfig) -> Any:
     """Build the timm model without weights, able to take any image size where the model family can."""
+    import timm  # late: it takes a second, which `fit --help` need not wait for
+
     architecture = config.name.split(".")[0]
     known = timm.list_models(include_tags=False)
     if architecture not in known:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models import load_state_dict as read_state_dict
 from torch import Tensor, nn
 
 from m2h_lightning.errors import CheckpointError
@@ -138,7 +137,9 @@ def load_file(model: nn.Module, path: str, key: str) -> tuple[int, int]:
 
 
 def _read(model: nn.Module, path: str) -> dict[str, Tensor]:
-    state = read_state_dict(path, device="cpu", weights_only=True)
+    from timm.models import load_state_dict  # late: timm takes a second to import
+
+    state = load_state_dict(path, device="cpu", weights_only=True)
     # timm keeps the converter beside the model class; it is the only public trace of it.
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from m2h_lightning.errors import CheckpointError, ConfigError
-from m2h_lightning.runs import CONFIG, check_resumable
+from m2h_lightning.runs.folder import CONFIG, check_resumable
 
 
 @dataclass

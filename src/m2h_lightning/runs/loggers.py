@@ -18,8 +18,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from m2h_lightning.runs import METRICS, RunConfig, write_text
-from m2h_lightning.wandb_mode import resolve_wandb_mode
+from m2h_lightning.runs.folder import METRICS, RunConfig, write_text
+from m2h_lightning.runs.wandb_mode import resolve_wandb_mode
 
 FIRST_COLUMNS = ("epoch", "step")
 

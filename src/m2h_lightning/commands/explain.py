@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.loggers import Logger
 
-from m2h_lightning.arguments import Arguments
+from m2h_lightning.commands.arguments import Arguments
 from m2h_lightning.errors import did_you_mean
 
 MAX_LISTED = 8

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.wandb_mode import has_wandb_key, resolve_wandb_mode
+from m2h_lightning.runs.wandb_mode import has_wandb_key, resolve_wandb_mode
 
 OURS = re.compile(r"from m2h_lightning\.cli import main|m2h_lightning\.cli")
 

@@ -21,14 +21,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
-from m2h_lightning import runs
-from m2h_lightning.arguments import Arguments, check_checkpoint_path
+from m2h_lightning.runs import folder as runs
+from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
 from m2h_lightning.callbacks.run_folder import RunFolder
-from m2h_lightning.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from m2h_lightning.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
-from m2h_lightning.cli_errors import explain, init_parameters, subclasses
+from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
+from m2h_lightning.commands.explain import explain, init_parameters, subclasses
 from m2h_lightning.errors import ConfigError, M2HError
-from m2h_lightning.loggers import close_loggers, make_loggers
+from m2h_lightning.runs.loggers import close_loggers, make_loggers
 
 TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10}
 DATA_MODULES = ("m2h_lightning.data.rooms",)

@@ -1,0 +1,1 @@
+"""The run folder: its files, the loggers that write into it, atomic checkpoints."""
