@@ -8,8 +8,8 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from cli_helpers import TINY, m2h, only_run, write
-from m2h_lightning.runs import folder as runs
 from m2h_lightning.errors import DataError
+from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.loggers import read_rows
 from samples import Planes
 

@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from m2h_lightning.commands.arguments import Arguments
-from m2h_lightning.runs.checkpoint_io import read_checkpoint
 from m2h_lightning.errors import CheckpointError, ConfigError
+from m2h_lightning.runs.checkpoint_io import read_checkpoint
 from m2h_lightning.runs.folder import checkpoint_candidates, flatten, plain
 
 TRAINING_KEYS = (

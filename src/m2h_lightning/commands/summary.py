@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from m2h_lightning.commands.arguments import Arguments
-from m2h_lightning.errors import ConfigError
 from m2h_lightning.commands.training import TrainingCLI, run_cli
+from m2h_lightning.errors import ConfigError
 
 USAGE = """usage: m2h summary --config experiments/rooms.yaml [--model.* …] [--size H W]
 

@@ -14,20 +14,21 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
-from m2h_lightning.runs import folder as runs
-from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
 from m2h_lightning.callbacks.run_folder import RunFolder
-from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
 from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
+from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import explain, init_parameters, subclasses
 from m2h_lightning.errors import ConfigError, M2HError
+from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
 
 TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10}
@@ -338,14 +339,14 @@ class TrainingCLI(LightningCLI):
         config: dict[str, Any] = {**self.config_init[self.arguments.verb]["trainer"], **kwargs}
         quick = bool(config.get("fast_dev_run"))
         config["default_root_dir"] = str(self.folder)
-        config["logger"] = make_loggers(self.folder, runs.RunConfig(**self.options.run), config.get("logger"), quick)
+        run = runs.RunConfig(**self.options.run)
+        config["logger"] = make_loggers(self.folder, run, config.get("logger"), quick)
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        if not any(isinstance(callback, Checkpoint) for callback in callbacks):
-            if quick:
-                config["enable_checkpointing"] = False  # Lightning would leave a checkpoint of the one trial batch
-            elif config.get("enable_checkpointing") is not False:
-                callbacks.append(default_checkpoint(self.folder))
+        if quick and not any(isinstance(callback, Checkpoint) for callback in callbacks):
+            config["enable_checkpointing"] = False  # Lightning would leave a checkpoint of the one trial batch
+        checkpoints = config.get("enable_checkpointing") is not False
+        callbacks += default_callbacks(self.arguments.verb, self.folder, run, callbacks, checkpoints)
         self.callback = RunFolder(self.folder, self.tree, resumed=self.arguments.resume is not None)
         saver = RunConfigCallback(self._parser(self.arguments.verb), self.options, self.folder, self.tree)
         config["callbacks"] = [*callbacks, saver, self.callback]
@@ -414,18 +415,6 @@ class TrainingCLI(LightningCLI):
                 os.environ.pop(runs.RUN_DIR_VARIABLE, None)
             else:
                 os.environ[runs.RUN_DIR_VARIABLE] = before
-
-
-def default_checkpoint(folder: Path) -> ModelCheckpoint:
-    """Return the checkpoint callback of runs that configure none: every epoch, the newest kept."""
-    return ModelCheckpoint(
-        dirpath=folder / runs.CHECKPOINTS,
-        filename="epoch{epoch:03d}",
-        auto_insert_metric_name=False,
-        save_last="link",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
 
 
 def _write_failure(folder: Path, error: BaseException) -> None:

@@ -49,6 +49,7 @@ class RunConfig:
         wandb_project: Weights & Biases project. Default: $WANDB_PROJECT, else ``m2h-lightning``.
         wandb_entity: Weights & Biases user or team. Default: the account's own.
         tensorboard: Whether to write TensorBoard files, if TensorBoard is installed.
+        pictures: Number of validation (or test) images, at most 8, drawn after each epoch; 0 draws none.
         test: After training, also evaluate the trained network on the test split; ``result.json`` holds both.
     """
 
@@ -60,6 +61,7 @@ class RunConfig:
     wandb_project: str | None = None
     wandb_entity: str | None = None
     tensorboard: bool = True
+    pictures: int = 4
     test: bool = False
 
 
