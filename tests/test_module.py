@@ -235,7 +235,7 @@ def test_pictures(tmp_path):
     ]  # fmt: skip
     picture = cv2.imread(str(tmp_path / "pictures" / "val-epoch001-0.png"))
     height, width = picture.shape[:2]
-    assert height > 2 * 48 and width > 5 * 64
+    assert height > 2 * 4 * 48 and width > 5 * 4 * 64, "small images are drawn larger"
 
 
 def test_trivial_constants_are_those_of_the_training_set():

@@ -70,14 +70,11 @@ def _dispatch(words: list[str], program: str) -> int:
         print(f"m2h-lightning {__version__}")
         return 0
     if verb in TRAINING_VERBS:
-        from m2h_lightning.commands.arguments import Arguments
+        if rest in (["--help"], ["-h"]):
+            from m2h_lightning.commands.help_page import show_help
 
-        arguments = Arguments.read(verb, rest)  # tells missing files before torch is imported
-        with _collector_paused():
-            from m2h_lightning.commands import training
-
-            training.classes()
-        return training.main_training(arguments)
+            return show_help(verb, lambda: _train(verb, rest))
+        return _train(verb, rest)
     if verb == "summary":
         from m2h_lightning.commands.summary import main_summary
 
@@ -94,6 +91,18 @@ def _dispatch(words: list[str], program: str) -> int:
         raise ConfigError(f"the command comes first, then its options: m2h fit {verb} …")
     verbs = [*TRAINING_VERBS, *OTHER_VERBS]
     raise ConfigError(f"there is no command '{verb}'{did_you_mean(verb, verbs)} (commands: {', '.join(verbs)})")
+
+
+def _train(verb: str, words: list[str]) -> int:
+    """Run a verb that needs torch."""
+    from m2h_lightning.commands.arguments import Arguments
+
+    arguments = Arguments.read(verb, words)  # tells missing files before torch is imported
+    with _collector_paused():
+        from m2h_lightning.commands import training
+
+        training.classes()
+    return training.main_training(arguments)
 
 
 @contextlib.contextmanager

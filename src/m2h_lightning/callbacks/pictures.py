@@ -17,6 +17,7 @@ from m2h_lightning.tasks import Task
 
 _GAP = 4
 _HEADER = 22
+_WIDTH = 250
 
 
 def photograph(image: Tensor) -> np.ndarray:
@@ -25,8 +26,16 @@ def photograph(image: Tensor) -> np.ndarray:
     return (np.clip(rgb, 0, 1) * 255).round().astype(np.uint8)
 
 
+def _write(canvas: np.ndarray, text: str, left: int, top: int, width: int) -> None:
+    """Write one line of at most ``width`` pixels."""
+    scale = min(0.45, 0.45 * width / (8.0 * len(text)))
+    cv2.putText(canvas, text, (left, top), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+
+
 def panel(tasks: dict[str, Task], prediction: dict[str, Tensor], sample: dict[str, Any]) -> np.ndarray:
     """Draw one sample: the image, then a column per task with the prediction above its target.
+
+    Images narrower than about 250 pixels are enlarged by a whole factor.
 
     Args:
         tasks: The tasks, in the order of the columns.
@@ -37,21 +46,21 @@ def panel(tasks: dict[str, Task], prediction: dict[str, Tensor], sample: dict[st
         uint8 RGB picture.
     """
     image = photograph(sample["image"])
-    height, width = image.shape[:2]
+    factor = max(1, round(_WIDTH / image.shape[1]))
+    height, width = factor * image.shape[0], factor * image.shape[1]
     blank = np.full_like(image, 235)
     columns = [("image", image, blank)]
     for name, task in tasks.items():
         guess, truth = task.picture(prediction[name], sample.get(name))
         columns.append((name, guess, blank if truth is None else truth))
     canvas = np.full((_HEADER + 2 * height + 3 * _GAP, len(columns) * (width + _GAP) + _GAP, 3), 255, np.uint8)
+    second = _HEADER + height + _GAP
     for index, (name, top, bottom) in enumerate(columns):
         left = _GAP + index * (width + _GAP)
-        title = name if name == "image" else f"{name}: prediction, target"
-        scale = min(0.45, 0.45 * width / (8.0 * len(title)))
-        cv2.putText(canvas, title, (left, 15), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
-        canvas[_HEADER : _HEADER + height, left : left + width] = top
-        second = _HEADER + height + _GAP
-        canvas[second : second + height, left : left + width] = bottom
+        _write(canvas, name if name == "image" else f"{name}: prediction, target", left, 15, width)
+        for start, part in ((_HEADER, top), (second, bottom)):
+            canvas[start : start + height, left : left + width] = part.repeat(factor, 0).repeat(factor, 1)
+    _write(canvas, sample["id"], 2 * _GAP, second + 20, width - 2 * _GAP)
     return canvas
 
 

@@ -74,9 +74,8 @@ class PredictionFiles(BasePredictionWriter):
             np.savez_compressed(temporary, allow_pickle=False, **to_arrays(one))
             temporary.replace(folder / f"{stem}.npz")
             if self.pictures:
-                sample = {
-                    key: value[index][..., :height, :width] if isinstance(value, Tensor) and value.ndim > 2 else value
-                    for key, value in batch.items()
-                    if key in ("image", *module.tasks)
+                maps = {
+                    key: batch[key][index][..., :height, :width] for key in ("image", *module.tasks) if key in batch
                 }
+                sample = {**maps, "id": name}
                 write_png(folder / f"{stem}.png", panel(module.tasks, one, sample))

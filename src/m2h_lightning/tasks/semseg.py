@@ -53,10 +53,15 @@ class Semseg(Task):
             target: int64 B×H×W, 255 = ignore.
         """
         valid = self.valid_pixels(target)
+        # Classes last, as the network's maps lie in memory: the softmax then runs over neighbouring numbers.
         per_pixel = F.cross_entropy(
-            raw.float(), target, ignore_index=IGNORE, reduction="none", label_smoothing=self.label_smoothing
+            raw.permute(0, 2, 3, 1).flatten(0, 2).float(),
+            target.flatten(),
+            ignore_index=IGNORE,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
         )
-        return masked_mean(per_pixel, valid)
+        return masked_mean(per_pixel, valid.flatten())
 
     def score(self) -> Any:
         """Return the pooled confusion-matrix scores."""
