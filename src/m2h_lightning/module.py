@@ -183,7 +183,12 @@ class M2HModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Say what the backbone is made of, check the data's facts, compile if asked."""
-        rank_zero_info(self.net.backbone_report())
+        total, trainable = (
+            sum(p.numel() for p in self.net.parameters() if p.requires_grad or not only) for only in (False, True)
+        )
+        rank_zero_info(
+            f"{total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trainable; {self.net.backbone_report()}"
+        )
         data = getattr(self.trainer, "datamodule", None)
         facts = getattr(data, "facts", None)
         for key in ("classes", "depth_range"):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.loggers import RunCSVLogger, define_wandb_axes
@@ -107,7 +107,7 @@ class RunFolder(Callback):
         budget = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
         return {"epochs": trainer.current_epoch, "steps": trainer.global_step, "budget": budget}
 
-    def write_result(self, trainer: Trainer, verb: str, metrics: dict[str, Any], progress: dict[str, Any]) -> None:
+    def write_result(self, trainer: Trainer, verb: str, metrics: dict[str, float], progress: dict[str, Any]) -> None:
         """Write ``result.json``; the last thing a successful run does, on rank 0 only.
 
         Args:
@@ -125,7 +125,7 @@ class RunFolder(Callback):
                 "command": verb,
                 "experiment": self.folder.parent.name,
                 "run": self.folder.name,
-                "metrics": runs.nested_metrics({name: float(value) for name, value in metrics.items()}),
+                "metrics": runs.nested_metrics(metrics),
                 "protocol": getattr(module, "protocol", None),
                 **progress,
                 "fast_dev_run": bool(getattr(trainer, "fast_dev_run", False)),
@@ -145,7 +145,6 @@ class RunFolder(Callback):
             },
         )
         (self.folder / runs.FAILURE).unlink(missing_ok=True)
-        rank_zero_info(f"result: {self.folder / runs.RESULT}")
 
 
 def rng_state() -> dict[str, Any]:

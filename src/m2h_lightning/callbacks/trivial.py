@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -62,7 +61,9 @@ class TrainingPriors:
 
 
 class TrivialBaseline(L.Callback):
-    """Scores constant predictors on the test set, logs them as ``test/<task>/trivial_<metric>`` and prints a table.
+    """Scores constant predictors on the test set and logs them as ``test/<task>/trivial_<metric>``.
+
+    The table at the end of a run shows them beside the network's.
 
     The constants come from stored training samples, spread evenly over the training set.
 
@@ -105,27 +106,3 @@ class TrivialBaseline(L.Callback):
         for name, metric in self._metrics.items():
             score = metric.compute()[module.tasks[name].headline]
             pl_module.log(f"test/{name}/trivial_{module.tasks[name].headline}", score.float())
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print network against constants, task by task."""
-        self._print(trainer, pl_module)
-
-    @rank_zero_only
-    def _print(self, trainer: L.Trainer, module: Any) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(
-            title=f"Test images of unseen scenes, data set '{module.facts['name']}', protocol {module.protocol}"
-        )
-        for column in ("task", "metric", "trivial", "M2H", "ratio", "better is"):
-            table.add_column(column, justify="right" if column in ("trivial", "M2H", "ratio") else "left")
-        for name, task in module.tasks.items():
-            ours = trainer.callback_metrics.get(f"test/{name}/{task.headline}")
-            trivial = trainer.callback_metrics.get(f"test/{name}/trivial_{task.headline}")
-            if ours is None or trivial is None:
-                continue
-            ratio = float(ours) / float(trivial) if float(trivial) else float("nan")
-            direction = "higher" if task.higher_is_better else "lower"
-            table.add_row(name, task.headline, f"{trivial:.4f}", f"{ours:.4f}", f"{ratio:.2f}×", direction)
-        Console().print(table)

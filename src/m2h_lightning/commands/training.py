@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from m2h_lightning.callbacks.run_folder import RunFolder
 from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
 from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
+from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import explain, init_parameters, subclasses
 from m2h_lightning.errors import ConfigError, M2HError
@@ -31,7 +32,7 @@ from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
 
-TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10}
+TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10, "enable_model_summary": False}
 DATA_MODULES = ("m2h_lightning.data.rooms",)
 """Modules whose data sets can be named in short (``--data Rooms``)."""
 
@@ -181,6 +182,8 @@ class TrainingCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         defaults: dict[str, Any] = {"weights_only": True}  # a checkpoint is data: nothing stored in it is run
+        if subcommand in ("validate", "test"):
+            defaults["verbose"] = False  # our own table comes last
         if subcommand == "predict":
             defaults["return_predictions"] = False  # they would pile up in memory
         parser.set_defaults(defaults)
@@ -398,13 +401,15 @@ class TrainingCLI(LightningCLI):
             metrics = dict(self.trainer.callback_metrics)
             if subcommand == "fit" and self.options.run.test:
                 progress = self.callback.progress(self.trainer)
-                self.trainer.test(self.model, datamodule=self.datamodule)
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
                 metrics.update(self.trainer.callback_metrics)
             else:
                 progress = self.callback.progress(self.trainer) if subcommand == "fit" else {}
             if self.trainer.is_global_zero:
                 close_loggers(self.trainer.loggers)
-                self.callback.write_result(self.trainer, subcommand, metrics, progress)
+                values = {name: float(value) for name, value in metrics.items()}
+                self.callback.write_result(self.trainer, subcommand, values, progress)
+                print_closing(self.model, values, self.folder)
         except BaseException as error:
             if self.trainer.is_global_zero:
                 _write_failure(self.folder, error)

@@ -146,6 +146,7 @@ def _wandb_logger(folder: Path, run: RunConfig, mode: str) -> WandbLogger:
     settings: dict[str, Any] = {"mode": mode}
     if mode == "offline":
         settings["resume"] = None  # offline runs are joined by their id when they are synced
+        settings["settings"] = {"silent": True}  # the one line of make_loggers says how to sync
     logger = WandbLogger(
         save_dir=str(folder),
         id=folder.name,
