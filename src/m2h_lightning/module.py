@@ -183,12 +183,9 @@ class M2HModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Say what the backbone is made of, check the data's facts, compile if asked."""
-        total, trainable = (
-            sum(p.numel() for p in self.net.parameters() if p.requires_grad or not only) for only in (False, True)
-        )
-        rank_zero_info(
-            f"{total / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M trainable; {self.net.backbone_report()}"
-        )
+        total = sum(p.numel() for p in self.net.parameters()) / 1e6
+        trainable = sum(p.numel() for p in self.net.parameters() if p.requires_grad) / 1e6
+        rank_zero_info(f"{total:.2f} M parameters, {trainable:.2f} M trainable; {self.net.backbone_report()}")
         data = getattr(self.trainer, "datamodule", None)
         facts = getattr(data, "facts", None)
         for key in ("classes", "depth_range"):

@@ -23,7 +23,6 @@ def print_closing(module: Any, metrics: dict[str, float], folder: Path) -> None:
     from rich.table import Table
 
     stage = next((s for s in ("test", "val") if f"{s}/loss" in metrics), None)
-    console = Console()
     if stage is not None:
         name = module.facts["name"]
         table = Table(title=f"{stage} metrics on '{name}', protocol {module.protocol}", title_justify="left")
@@ -43,9 +42,9 @@ def print_closing(module: Any, metrics: dict[str, float], folder: Path) -> None:
                 f"{ours / trivial:.2f}×" if trivial else "",
                 "higher" if task.higher_is_better else "lower",
             )
-        console.print(table)
+        Console().print(table)
         if any("/trivial_" in key for key in metrics):
-            console.print("trivial: most frequent class, mean depth, mean normal, edge prior of the training set")
+            print("trivial: most frequent class, mean depth, mean normal, edge prior of the training set")
     print(f"result:  {folder / runs.RESULT}")
     pictures = sorted((folder / runs.PICTURES).glob(f"{stage}-*.png"))
     if pictures:

@@ -346,7 +346,7 @@ class TrainingCLI(LightningCLI):
         config["logger"] = make_loggers(self.folder, run, config.get("logger"), quick)
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        if quick and not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        if (quick or self.arguments.verb != "fit") and not any(isinstance(c, Checkpoint) for c in callbacks):
             config["enable_checkpointing"] = False  # Lightning would leave a checkpoint of the one trial batch
         checkpoints = config.get("enable_checkpointing") is not False
         callbacks += default_callbacks(self.arguments.verb, self.folder, run, callbacks, checkpoints)
