@@ -16,6 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from m2h_lightning.data.loader import ResumableDataLoader
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.loggers import RunCSVLogger, define_wandb_axes
 
@@ -46,6 +47,7 @@ class RunFolder(Callback):
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._states: list[dict[str, Any]] = []
+        self._loader: dict[str, int] | None = None
         self._mid_epoch = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -57,6 +59,9 @@ class RunFolder(Callback):
         checkpoint[STATE_KEY] = {
             "rng": states,
             "mid_epoch": not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch,
+            "loader": loader.state_dict()
+            if isinstance(loader := trainer.train_dataloader, ResumableDataLoader)
+            else None,
             "seconds": self.seconds,
         }
 
@@ -68,6 +73,7 @@ class RunFolder(Callback):
         self._seconds_before = float(state.get("seconds", 0.0))
         self._mid_epoch = bool(state.get("mid_epoch", False))
         self._states = state.get("rng", [])
+        self._loader = state.get("loader")
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger):
                 logger.keep_before(int(checkpoint["global_step"]))
@@ -81,8 +87,13 @@ class RunFolder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the random states inside an epoch, whose data order was drawn before the checkpoint."""
-        if self._mid_epoch:
-            self._restore(trainer)
+        if not self._mid_epoch:
+            return
+        # Lightning restores a loader's place only where nobody asked for the number of steps before; a schedule does.
+        if self._loader is not None and isinstance(trainer.train_dataloader, ResumableDataLoader):
+            trainer.train_dataloader.load_state_dict(self._loader)
+        self._mid_epoch = False
+        self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
         if not self._states:
