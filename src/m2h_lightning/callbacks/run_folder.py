@@ -67,13 +67,15 @@ class RunFolder(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over what :meth:`on_save_checkpoint` stored, and cut ``metrics.csv`` where the checkpoint stands."""
-        if trainer.state.fn != "fit" or not self.resumed:
+        if trainer.state.fn != "fit":
             return
         state = checkpoint.get(STATE_KEY, {})
-        self._seconds_before = float(state.get("seconds", 0.0))
         self._mid_epoch = bool(state.get("mid_epoch", False))
         self._states = state.get("rng", [])
         self._loader = state.get("loader")
+        if not self.resumed:  # a new run that goes on from another run's checkpoint: files of its own
+            return
+        self._seconds_before = float(state.get("seconds", 0.0))
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger):
                 logger.keep_before(int(checkpoint["global_step"]))
