@@ -167,7 +167,7 @@ def test_compile_keeps_the_checkpoint_keys(tmp_path, monkeypatch):
     plain = tiny_module()
     module = tiny_module(compile=True)
     original = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: original(self, backend="eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: original(self, backend="eager", **options))
     run = trainer(tmp_path, fast_dev_run=True)
     run.fit(module, Planes())
     assert module.net._compiled_call_impl is not None

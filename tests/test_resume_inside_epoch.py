@@ -33,7 +33,9 @@ class Crash(Callback):
 def test_the_curve_and_the_weights_are_those_of_the_uninterrupted_run(tmp_path, monkeypatch, step):
     monkeypatch.chdir(tmp_path)
     # Stochastic depth draws from torch's own generator in every step: a state that was lost would show.
-    config = TINY.replace("lr_factor: 1.0}", "lr_factor: 1.0, drop_path: 0.3}").replace("max_epochs: 1", "max_epochs: 2")
+    config = TINY.replace("lr_factor: 1.0}", "lr_factor: 1.0, drop_path: 0.3}").replace(
+        "max_epochs: 1", "max_epochs: 2"
+    )
     config = config.replace("  num_sanity_val_steps: 0", f"  num_sanity_val_steps: 0{SETTINGS}")
     words = ["--data.train", "6", "--data.batch_size", "2"]
     states = []
