@@ -52,6 +52,13 @@ COMMAND_LINE = {
     "bad run name": (["--run.id", "../x"], ["run.id", "not a folder name"]),
     "too small a crop": (["--data.crop", "[8,8]"], ["data.crop is [8, 8]", "at least 16"]),
     "wrong learning rate": (["--model.optimizer.lr", "-1"], ["model.optimizer.lr is -1", "above 0"]),
+    "misspelt key in a data group": (
+        ["--data.augment.flipp", "0.1"],
+        ["data.augment.flipp", "did you mean 'data.augment.flip'?"],
+    ),
+    "value out of range in a data group": (["--data.augment.flip", "3"], ["data.augment.flip is 3", "between 0 and 1"]),
+    "wrong type in a data group": (["--data.augment.flip", "x"], ["data.augment.flip is 'x'", "a number"]),
+    "wrong length": (["--data.crop", "[1,2,3]"], ["data.crop is '[1, 2, 3]'", "a list of 2 values"]),
     "unknown backbone": (["--model.backbone.name", "test_convnexxt"], ["model.backbone.name", "test_convnexxt"]),
 }
 
@@ -86,6 +93,10 @@ FILES = {
     "broken YAML": ("model:\n  wmca: [1\n", ["bad.yaml:3", "not valid YAML"]),
     "a list": ("- model", ["bad.yaml:1", "mapping"]),
     "empty": ("", ["bad.yaml is empty"]),
+    "misspelt key in a data group": (
+        "data:\n  class_path: samples.Planes\n  init_args:\n    augment: {flipp: 0.1}",
+        ["'data.augment.flipp' (bad.yaml:4)", "did you mean 'data.augment.flip'?"],
+    ),
     "missing variable": (
         "model: {optimizer: {lr: '${oc.env:M2H_NOPE}'}}",
         ["model.optimizer.lr (bad.yaml:1)", "M2H_NOPE"],

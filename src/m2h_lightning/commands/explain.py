@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterable
@@ -73,6 +74,16 @@ def _with_branches(keys: Iterable[str]) -> set[str]:
 
 
 def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, data_class: type) -> str:
+    # A wrong argument of the data set is told inside a complaint about the whole of "data", or null.
+    nested = re.match(r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - (.*)", problem)
+    if key == "data" and nested:
+        inner = nested.group(1).split(" - Expected a <class 'NoneType'> Given value type:")[0]
+        if found := re.match(r"unrecognized arguments: --([\w.]+)", inner):
+            return unknown_key(f"{key}.{found.group(1)}", keys, arguments)
+        if found := re.match(r"Group '([^']+)' does not accept option '([^']+)'", inner):
+            return unknown_key(f"{key}.{found.group(1)}.{found.group(2)}", keys, arguments)
+        if found := re.match(r'Parser key "([^"]+)": (.*)', inner):
+            return _wrong_value(f"{key}.{found.group(1)}", found.group(2), keys, arguments, data_class)
     base = {"data": data_class, "trainer.callbacks": Callback, "trainer.logger": Logger}.get(key)
     if found := re.search(r"Option '([^']+)' is not accepted", problem):
         wrong = f"{key}.{found.group(1)}"
@@ -111,8 +122,11 @@ def _type_name(kind: str) -> str:
             "bool": "true or false",
             "NoneType": "null",
             "str": "text",
+            "dict": "a mapping",
         }
         return names.get(name, f"a {name}")
+    if found := re.match(r"(?:a )?tuple with (\d+) elements", kind):
+        return f"a list of {found.group(1)} values"
     return kind
 
 
@@ -140,10 +154,25 @@ def _parameters(base: type | None, class_path: str) -> list[str]:
 
 
 def init_parameters(class_: type) -> list[str]:
-    """Return the names of a class's constructor arguments."""
-    return [name for name in inspect.signature(class_).parameters if name not in ("args", "kwargs")]
+    """Return the names of a class's constructor arguments, those it hands on to its base classes included."""
+    names: list[str] = []
+    for owner in class_.__mro__:
+        if "__init__" not in vars(owner):
+            continue
+        parameters = list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names += [p.name for p in parameters if p.kind in named and p.name not in names]
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return names
 
 
 def _data_keys(data_class: type) -> set[str]:
     classes = [child for child in subclasses(data_class) if issubclass(child, LightningDataModule)]
-    return {f"data.{name}" for child in classes for name in init_parameters(child)}
+    keys = {f"data.{name}" for child in classes for name in init_parameters(child)}
+    # The fields of groups, such as data.augment.flip.
+    for owner in {owner for child in classes for owner in child.__mro__ if "__init__" in vars(owner)}:
+        for name, kind in inspect.get_annotations(vars(owner)["__init__"], eval_str=True).items():
+            if f"data.{name}" in keys and dataclasses.is_dataclass(kind):
+                keys |= {f"data.{name}.{field.name}" for field in dataclasses.fields(kind)}
+    return keys

@@ -323,9 +323,13 @@ class TrainingCLI(LightningCLI):
             self.parser.add_instantiator(build, kind, subclasses=True)
         try:
             super().instantiate_classes()
-        except ValueError:
-            if wrapped:
-                raise wrapped[0] from None
+        except ValueError as error:
+            # Settings classes check themselves; jsonargparse chains their error to its own.
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, M2HError):
+                cause = cause.__cause__
+            if wrapped or cause is not None:
+                raise (wrapped[0] if wrapped else cause) from None  # type: ignore[misc]
             raise
 
     def before_instantiate_classes(self) -> None:

@@ -47,7 +47,7 @@ class BaseDataModule(L.LightningDataModule):
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         workers: int = 4,
-        augment: AugmentConfig | None = None,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - jsonargparse reads nested keys from the default
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class BaseDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.workers = workers
-        self.augment = augment or AugmentConfig()
+        self.augment = augment
         self.seed = seed
 
     @abstractmethod

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
 
 from m2h_lightning.data.base import BaseDataModule
 from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.data.sample import RawSample
-from m2h_lightning.data.transforms import AugmentConfig
 from m2h_lightning.labels import IGNORE, NYU40_CLASSES
 
 
@@ -70,7 +69,7 @@ class RoomsDataset(Dataset[RawSample]):
 class Rooms(BaseDataModule):
     """Procedural rooms, rendered on first use into ``<root>/rooms``; needs no download.
 
-    Validation and test rooms are never seen in training. Settings beside those below are those of ``BaseDataModule``.
+    Validation and test rooms are never seen in training.
 
     Args:
         rooms: Number of rooms for training, validation and test.
@@ -78,14 +77,8 @@ class Rooms(BaseDataModule):
         size: Height and width of the rendered images in pixels.
         render_seed: Seed of rooms and cameras.
         render_workers: Rendering processes; null takes one per core, at most 8.
-        root: Folder under which data sets lie; null takes the environment variable M2H_DATA, else ./data.
         crop: Height and width of training crops in pixels.
-        eval_size: Height and width for validation, test and prediction; null keeps the stored size.
-        batch_size: Training samples per process and step.
-        eval_batch_size: Samples per process and step in validation, test and prediction; null takes ``batch_size``.
-        workers: Loading processes per training process; 0 loads in the training process.
-        augment: Augmentation of training samples.
-        seed: Seed of sample order and augmentation; null takes ``seed_everything``.
+        settings: Settings of ``BaseDataModule``.
     """
 
     name = RoomsDataset.name
@@ -101,16 +94,10 @@ class Rooms(BaseDataModule):
         size: tuple[int, int] = (240, 320),
         render_seed: int = 0,
         render_workers: int | None = None,
-        root: str | None = None,
         crop: tuple[int, int] = (224, 224),
-        eval_size: tuple[int, int] | None = None,
-        batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        workers: int = 4,
-        augment: AugmentConfig | None = None,
-        seed: int | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(root, crop, eval_size, batch_size, eval_batch_size, workers, augment, seed)
+        super().__init__(crop=crop, **settings)
         self.render_workers = render_workers
         self.specs = {
             split: RoomsSpec(split, count, views, *size, render_seed)

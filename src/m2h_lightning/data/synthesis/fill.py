@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from m2h_lightning.data.rooms_store import RoomsSpec, write_shard
+from m2h_lightning.data.synthesis.shards import RoomsSpec, write_shard
 from m2h_lightning.errors import DataError
 
 

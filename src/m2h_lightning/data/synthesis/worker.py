@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from m2h_lightning.data.rooms_store import RoomsSpec, write_shard
+from m2h_lightning.data.synthesis.shards import RoomsSpec, write_shard
 
 
 def main(argv: list[str]) -> int:
