@@ -58,7 +58,7 @@ COMMAND_LINE = {
     ),
     "value out of range in a data group": (["--data.augment.flip", "3"], ["data.augment.flip is 3", "between 0 and 1"]),
     "wrong type in a data group": (["--data.augment.flip", "x"], ["data.augment.flip is 'x'", "a number"]),
-    "wrong length": (["--data.crop", "[1,2,3]"], ["data.crop is '[1, 2, 3]'", "a list of 2 values"]),
+    "wrong length": (["--data.eval_size", "[1,2,3]"], ["data.eval_size is '[1, 2, 3]'", "a list of 2 values"]),
     "unknown backbone": (["--model.backbone.name", "test_convnexxt"], ["model.backbone.name", "test_convnexxt"]),
 }
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from cli_helpers import TINY, m2h, write
 from lightning.pytorch import Callback
 
+from cli_helpers import TINY, m2h, write
 from m2h_lightning.runs.loggers import read_rows
 
 SETTINGS = """

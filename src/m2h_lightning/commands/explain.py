@@ -77,7 +77,7 @@ def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, 
     # A wrong argument of the data set is told inside a complaint about the whole of "data", or null.
     nested = re.match(r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - (.*)", problem)
     if key == "data" and nested:
-        inner = nested.group(1).split(" - Expected a <class 'NoneType'> Given value type:")[0]
+        inner = nested.group(1).rpartition(" - Expected a <class 'NoneType'> Given value type:")[0]
         if found := re.match(r"unrecognized arguments: --([\w.]+)", inner):
             return unknown_key(f"{key}.{found.group(1)}", keys, arguments)
         if found := re.match(r"Group '([^']+)' does not accept option '([^']+)'", inner):

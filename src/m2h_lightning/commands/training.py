@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, new
 from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import explain, init_parameters, subclasses
-from m2h_lightning.errors import ConfigError, M2HError
+from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
@@ -77,6 +78,12 @@ def run_cli(command: type[TrainingCLI], arguments: Arguments) -> int:
         raise ConfigError(f"{key}{arguments.place(key)} cannot be resolved: {first}") from error
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        place = f"{error.filename or error.filename2 or 'a file of the run'}"
+        mend = "free space or choose another --run.root; a run that has a checkpoint goes on with --run.resume"
+        raise DataError(f"{place} cannot be written ({error.strerror}): {mend}") from error
     except SystemExit as stop:  # --help, or Lightning after Ctrl-C
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
