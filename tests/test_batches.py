@@ -82,6 +82,18 @@ def test_workers_do_not_change_samples():
     assert same(epoch(loader(workers=2), 1), epoch(loader(workers=0), 1))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_loading_process_stays_one_line(workers):
+    class Broken(Planes):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"depth": np.full((20, 24), np.nan, np.float32)}
+
+    bad = make_loader(Broken(4), EvalTransform(), train=False, batch_size=2, workers=workers, seed=0, classes=5)
+    with pytest.raises(DataError) as caught:
+        list(bad)
+    assert str(caught.value).splitlines() == ["sample 'plane-0': depth holds NaN or infinity; mark unknown pixels as 0"]
+
+
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(0)
     state = torch.get_rng_state()

@@ -68,6 +68,14 @@ def test_two_processes_share_one_run_folder(tmp_path, cache):
     assert json.loads((run / "result.json").read_text())["epochs"] == 2
 
 
+def test_loading_processes_and_wandb_get_along(tmp_path, cache):
+    """W&B watches imports; one that happens in a forked loading process would end the run."""
+    write(tmp_path / "tiny.yaml", TINY.replace("wandb: disabled", "wandb: offline"))
+    code, output = finish(start(tmp_path, cache, "fit", "--config", "tiny.yaml", "--data.workers", "2"))
+    assert code == 0, output
+    assert list(only_run(tmp_path).glob("wandb/offline-run-*"))
+
+
 def test_help_documents_every_key(tmp_path, cache):
     code, output = finish(start(tmp_path, cache, "fit", "--help"))
     assert code == 0

@@ -96,7 +96,7 @@ def test_jsonargparse_must_be_version_4():
 def test_data_roots_and_stray_checkpoints(tmp_path):
     assert [f.state for f in doctor.check_data(tmp_path, {})] == ["note"]
     assert [f.state for f in doctor.check_data(tmp_path, {"M2H_DATA": str(tmp_path / "absent")})] == ["wrong"]
-    (tmp_path / "data" / "rooms-1").mkdir(parents=True)
+    (tmp_path / "data" / "rooms" / "rooms-1").mkdir(parents=True)
     assert "rooms-1" in doctor.check_data(tmp_path, {})[1].detail
     assert doctor.check_stray_checkpoints(tmp_path) == []
     (tmp_path / "runs").mkdir()

@@ -209,7 +209,8 @@ def check_wandb(version: str | None, env: Mapping[str, str]) -> Finding:
     mode, reason = resolve_wandb_mode("auto", env)
     key = "an API key is present" if has_wandb_key(env) else "no API key"
     mend = "'wandb login' to log online; offline runs are sent later with 'wandb sync'" if mode == "offline" else ""
-    return Finding("wandb", "note" if mend else "ok", f"{version}, {mode} ({reason}; {key})", mend)
+    why = reason if key.endswith(reason) else f"{reason}; {key}"
+    return Finding("wandb", "note" if mend else "ok", f"{version}, {mode} ({why})", mend)
 
 
 def check_tensorboard(version: str | None) -> Finding:
@@ -239,7 +240,7 @@ def check_data(here: Path, env: Mapping[str, str]) -> list[Finding]:
         findings.append(Finding("data root", "wrong", f"{source} = {root}: {free:.1f} GB free", "make room"))
     else:
         findings.append(Finding("data root", "ok", f"{source} = {root} ({free:.0f} GB free)"))
-    cached = sorted(place.name for place in root.glob("rooms*") if place.is_dir())
+    cached = sorted(place.name for place in (root / "rooms").glob("rooms-*") if place.is_dir())
     detail = f"cached: {', '.join(cached)}" if cached else "none cached yet; rendered on first use"
     findings.append(Finding("rooms", "ok" if cached else "note", detail))
     return findings

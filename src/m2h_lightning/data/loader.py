@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from m2h_lightning.data.sample import RawSample, Sample, check_raw, collate
 from m2h_lightning.data.transforms import Transform
-from m2h_lightning.errors import DataError
+from m2h_lightning.errors import DataError, M2HError
 
 
 class TransformedDataset(Dataset):
@@ -80,6 +80,14 @@ class EpochSampler(DistributedSampler):
         return self.num_samples
 
 
+def _without_traceback(error: M2HError) -> M2HError:
+    """Return the error as it was raised: a loading process sends its traceback along, inside the message."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return error
+    return DataError(text.strip().splitlines()[-1].partition(": ")[2])
+
+
 class ResumableDataLoader(DataLoader):
     """A data loader that continues inside an epoch: its state is the number of batches it has served.
 
@@ -97,9 +105,12 @@ class ResumableDataLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._served, self._resume_at = self._resume_at, 0
         self.sampler.skip = self._served * (self.batch_size or 1)  # type: ignore[attr-defined]
-        for batch in super().__iter__():
-            self._served += 1
-            yield batch
+        try:
+            for batch in super().__iter__():
+                self._served += 1
+                yield batch
+        except M2HError as error:
+            raise _without_traceback(error) from None
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of batches served in the running epoch (0 after its last one)."""

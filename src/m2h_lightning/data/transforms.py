@@ -159,6 +159,14 @@ def to_sample(raw: RawSample, size: tuple[int, int]) -> Sample:
     return sample  # type: ignore[return-value]
 
 
+def import_albumentations() -> Any:
+    """Import albumentations without letting it ask a server for a newer version, which hangs an offline node."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations
+
+
 class EvalTransform:
     """Keep the stored size, or shrink to ``size``; no augmentation.
 
@@ -187,16 +195,20 @@ class TrainTransform:
         self.size = size
         self.augment = augment
         self._jitter: Any = None
+        if self._jitters:
+            # Now, in the parent: wandb watches imports, and its watch fails in a forked worker.
+            import_albumentations()
+
+    @property
+    def _jitters(self) -> bool:
+        a = self.augment
+        return bool(a.brightness or a.contrast or a.saturation or a.hue)
 
     def _photometry(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        a = self.augment
-        if not (a.brightness or a.contrast or a.saturation or a.hue):
+        if not self._jitters:
             return image
         if self._jitter is None:
-            # The import asks a server for a newer version unless told not to; it must never hang an offline node.
-            os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-            import albumentations as A
-
+            A, a = import_albumentations(), self.augment
             self._jitter = A.Compose(
                 [
                     A.ColorJitter(
