@@ -12,8 +12,9 @@ from m2h_lightning.callbacks import PicturePanels, TrivialBaseline
 from m2h_lightning.callbacks.trivial import TrainingPriors
 from m2h_lightning.data.sample import collate
 from m2h_lightning.errors import ConfigError, DataError
-from m2h_lightning.module import DEFAULT_LOSS_WEIGHTS, M2HModule, OptimizerConfig, ScheduleConfig
+from m2h_lightning.module import M2HModule, OptimizerConfig, ScheduleConfig
 from m2h_lightning.network import BackboneConfig
+from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS
 from samples import Planes, PlaneScenes, tiny_module
 
 

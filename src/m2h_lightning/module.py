@@ -15,14 +15,11 @@ from torchmetrics import MeanMetric, SumMetric
 
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
-from m2h_lightning.tasks import LossConfig, build_tasks, masked_mean
+from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, LossConfig, build_tasks, masked_mean
 
 Config = TypeVar("Config")
 
 _CONFIGS = ("backbone", "wmca", "ggfm", "losses", "optimizer", "schedule")
-
-DEFAULT_LOSS_WEIGHTS = {"semseg": 1.0, "depth": 1.0, "normals": 2.0, "edges": 5.0}
-"""Static weights that bring the four losses of ``tasks/`` to similar size."""
 
 
 @dataclass

@@ -11,7 +11,6 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from m2h_lightning.data.sample import RawSample
-from m2h_lightning.errors import DataError
 from m2h_lightning.labels import IGNORE
 
 
@@ -26,6 +25,8 @@ class TrainingPriors:
     Args:
         classes: Number of classes.
     """
+
+    tasks = ("semseg", "depth", "normals", "edges")
 
     def __init__(self, classes: int) -> None:
         self.histogram = np.zeros(classes, np.int64)
@@ -57,7 +58,7 @@ class TrainingPriors:
             return torch.as_tensor(mean, dtype=target.dtype, device=target.device).reshape(1, 3, 1, 1).expand_as(target)
         if task == "edges":
             return torch.full_like(target, float(self.edges[0] / self.edges[1]))
-        raise DataError(f"no trivial predictor is defined for the task '{task}'")
+        raise KeyError(task)
 
 
 class TrivialBaseline(L.Callback):
@@ -83,7 +84,11 @@ class TrivialBaseline(L.Callback):
         self._priors = TrainingPriors(len(module.facts["classes"]))
         for index in np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(int):
             self._priors.add(dataset[int(index)])
-        self._metrics = {name: task.metrics(module.protocol).to(module.device) for name, task in module.tasks.items()}
+        self._metrics = {
+            name: task.metrics(module.protocol).to(module.device)
+            for name, task in module.tasks.items()
+            if name in TrainingPriors.tasks
+        }
 
     def on_test_batch_end(
         self,

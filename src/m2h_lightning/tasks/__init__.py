@@ -13,7 +13,21 @@ from m2h_lightning.tasks.edges import Edges
 from m2h_lightning.tasks.normals import Normals
 from m2h_lightning.tasks.semseg import Semseg
 
-__all__ = ["PROTOCOLS", "Depth", "Edges", "LossConfig", "Normals", "Semseg", "Task", "build_tasks", "masked_mean"]
+__all__ = [
+    "DEFAULT_LOSS_WEIGHTS",
+    "PROTOCOLS",
+    "Depth",
+    "Edges",
+    "LossConfig",
+    "Normals",
+    "Semseg",
+    "Task",
+    "build_tasks",
+    "masked_mean",
+]
+
+DEFAULT_LOSS_WEIGHTS = {task.name: task.default_weight for task in (Semseg, Depth, Normals, Edges)}
+"""Static weights that bring the losses to similar size."""
 
 
 @dataclass

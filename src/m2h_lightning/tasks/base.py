@@ -19,13 +19,15 @@ PROTOCOLS = ("pooled",)
 class Task(ABC):
     """One dense prediction task.
 
-    Subclasses set ``name`` (the key in samples and predictions), ``headline`` (its main metric's key) and
-    ``higher_is_better``, and implement the abstract methods. They hold no learnable parameters.
+    Subclasses set ``name`` (the key in samples and predictions), ``headline`` (its main metric's key),
+    ``higher_is_better`` and ``default_weight`` (of its loss), and implement the abstract methods. They hold no learnable
+    parameters.
     """
 
     name: ClassVar[str]
     headline: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    default_weight: ClassVar[float] = 1.0
 
     @property
     @abstractmethod

@@ -27,6 +27,7 @@ class Edges(Task):
     name = "edges"
     headline = "f_pixel"
     higher_is_better = True
+    default_weight = 5.0
 
     def __init__(self, positive_weight: float = 0.95) -> None:
         if not 0 < positive_weight < 1:

@@ -25,6 +25,7 @@ class Normals(Task):
     name = "normals"
     headline = "mean_deg"
     higher_is_better = False
+    default_weight = 2.0
 
     def __init__(self, loss_kind: Literal["cosine", "l1"] = "cosine") -> None:
         self.loss_kind = loss_kind
