@@ -20,8 +20,8 @@ class Task(ABC):
     """One dense prediction task.
 
     Subclasses set ``name`` (the key in samples and predictions), ``headline`` (its main metric's key),
-    ``higher_is_better`` and ``default_weight`` (of its loss), and implement the abstract methods. They hold no learnable
-    parameters.
+    ``higher_is_better`` and ``default_weight`` (of its loss), and implement the abstract methods. They hold no
+    learnable parameters.
     """
 
     name: ClassVar[str]
