@@ -13,6 +13,7 @@ from torch import Tensor
 
 from m2h_lightning.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from m2h_lightning.errors import ConfigError
+from m2h_lightning.files import atomic
 from m2h_lightning.tasks import Task
 
 _GAP = 4
@@ -70,9 +71,8 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
     if not ok:
         raise OSError(f"could not encode {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data.tobytes())
-    temporary.replace(path)
+    with atomic(path, durable=False) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 class PicturePanels(L.Callback):

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from m2h_lightning.callbacks.pictures import panel, write_png
+from m2h_lightning.files import atomic
 
 
 def to_arrays(prediction: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -70,9 +71,8 @@ class PredictionFiles(BasePredictionWriter):
             height, width = batch["image"].shape[-2:] if resized else batch["size"][index].tolist()
             one = {key: value[index, :, :height, :width] for key, value in prediction.items()}
             stem = re.sub(r"[^\w.-]+", "_", name)
-            temporary = folder / f".{stem}.tmp.npz"
-            np.savez_compressed(temporary, allow_pickle=False, **to_arrays(one))
-            temporary.replace(folder / f"{stem}.npz")
+            with atomic(folder / f"{stem}.npz", durable=False) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **to_arrays(one))
             if self.pictures:
                 maps = {
                     key: batch[key][index][..., :height, :width] for key in ("image", *module.tasks) if key in batch

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from m2h_lightning.files import atomic
+
 _DESCRIBES_KEYS = ("jsonargparse", "lightning", "torch")
 
 
@@ -53,7 +55,6 @@ def show_help(verb: str, make: Callable[[], int]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.glob(f"help-{verb}-*.txt"):
             old.unlink(missing_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(page.getvalue())
-        temporary.replace(path)
+        with atomic(path, durable=False) as temporary:
+            temporary.write_text(page.getvalue())
     return code

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from m2h_lightning.errors import CheckpointError
+from m2h_lightning.files import atomic
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,15 +26,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic(target) as temporary, open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m2h_lightning.errors import CheckpointError, ConfigError
+from m2h_lightning.files import atomic
 
 RUN_DIR_VARIABLE = "M2H_RUN_DIR"
 """Set by rank 0 for the processes Lightning launches from it; read by processes of rank > 0 only."""
@@ -192,15 +193,8 @@ def timestamp() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: it appears whole, on disk, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from m2h_lightning.data.synthesis import generate
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
+from m2h_lightning.files import atomic
 
 MODES = ("views", "sequence")
 
@@ -84,12 +84,12 @@ def header(spec: RoomsSpec) -> bytes:
     """The .npy header of a shard."""
     buffer = io.BytesIO()
     dtype = generate.sample_dtype(spec.height, spec.width)
-    header = {
+    description = {
         "descr": np.lib.format.dtype_to_descr(dtype),
         "fortran_order": False,
         "shape": (spec.views_per_room,),
     }
-    np.lib.format.write_array_header_1_0(buffer, header)
+    np.lib.format.write_array_header_1_0(buffer, description)
     return buffer.getvalue()
 
 
@@ -99,17 +99,15 @@ def checksum(record: np.void) -> int:
 
 
 def write_atomically(path: Path, *parts: bytes) -> None:
-    """Write a file that is complete under its name or not there at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file that is complete under its name or not there at all.
+
+    Raises:
+        DataError: It cannot be written.
+    """
     try:
-        with open(temporary, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            file.writelines(parts)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror}): free space or choose another folder") from error
 
 

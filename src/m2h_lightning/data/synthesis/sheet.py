@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from m2h_lightning.data.rooms_store import RoomsStore
 from m2h_lightning.errors import DataError
+from m2h_lightning.files import atomic
 from m2h_lightning.labels import NYU40_PALETTE
 
 
@@ -45,8 +45,7 @@ def write_sheet(store: RoomsStore, path: Path, rows: int = 8) -> None:
     _, data = cv2.imencode(".png", np.concatenate(lines)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            temporary.write_bytes(data.tobytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}): choose another place") from error
