@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from m2h_lightning.files import atomic
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.network.summary import summarize
 
@@ -141,9 +142,8 @@ def main() -> None:
         print(f"{row['what']:<{width}}  {row['value']:>9.2f} {row['unit']}")
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     if arguments.out:
-        temporary = arguments.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
-        temporary.replace(arguments.out)
+        with atomic(arguments.out) as temporary:
+            temporary.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 
+from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
-from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, LossConfig, build_tasks, masked_mean
+from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, LossConfig, Task, build_tasks, masked_mean
 
 Config = TypeVar("Config")
 
@@ -153,11 +154,10 @@ class M2HModule(L.LightningModule):
             ggfm=ggfm,
             gradient_checkpointing=gradient_checkpointing,
         )
-        # Dots cannot occur in module names, hence the nested dictionaries.
-        self.metrics = nn.ModuleDict({stage: self._metrics(stage) for stage in ("val", "test")})
+        self.metrics = self._per_stage(lambda stage, task: task.metrics(protocol).clone(prefix=f"{stage}/{task.name}/"))
         # A NaN must show, not be left out: nan_strategy "disable" keeps it in the mean.
-        self.losses = self._per_task(lambda: MeanMetric(nan_strategy="disable"))
-        self.valid = self._per_task(lambda: SumMetric(nan_strategy="disable"))
+        self.losses = self._per_stage(lambda stage, task: MeanMetric(nan_strategy="disable"))
+        self.valid = self._per_stage(lambda stage, task: SumMetric(nan_strategy="disable"))
 
     def _weights(self, given: dict[str, float] | None) -> dict[str, float]:
         given = given or {}
@@ -170,13 +170,14 @@ class M2HModule(L.LightningModule):
                 raise ConfigError(f"model.loss_weights.{name} is {weight}; it must be a number of at least 0")
         return {name: float(given.get(name, DEFAULT_LOSS_WEIGHTS[name])) for name in self.tasks}
 
-    def _metrics(self, stage: str) -> nn.ModuleDict:
+    def _per_stage(self, make: Callable[[str, Task], nn.Module]) -> nn.ModuleDict:
+        """Return ``make(stage, task)`` by stage and task; dots cannot occur in module names, hence the nesting."""
         return nn.ModuleDict(
-            {name: task.metrics(self.protocol).clone(prefix=f"{stage}/{name}/") for name, task in self.tasks.items()}
+            {
+                stage: nn.ModuleDict({name: make(stage, task) for name, task in self.tasks.items()})
+                for stage in ("val", "test")
+            }
         )
-
-    def _per_task(self, make: Callable[[], nn.Module]) -> nn.ModuleDict:
-        return nn.ModuleDict({stage: nn.ModuleDict({name: make() for name in self.tasks}) for stage in ("val", "test")})
 
     def setup(self, stage: str) -> None:
         """Say what the backbone is made of, check the data's facts, compile if asked."""
@@ -184,13 +185,8 @@ class M2HModule(L.LightningModule):
         trainable = sum(p.numel() for p in self.net.parameters() if p.requires_grad) / 1e6
         rank_zero_info(f"{total:.2f} M parameters, {trainable:.2f} M trainable; {self.net.backbone_report()}")
         data = getattr(self.trainer, "datamodule", None)
-        facts = getattr(data, "facts", None)
-        for key in ("classes", "depth_range"):
-            if facts is not None and facts.get(key) != self.facts.get(key):
-                raise ConfigError(
-                    f"the network was built for {key} of '{self.facts['name']}', the data set is '{facts['name']}' "
-                    "with others; use the data set it was trained on, or train anew"
-                )
+        if isinstance(data, BaseDataModule):
+            check_facts(self.facts, data.facts)
         if self.compile_network:
             # In place: torch.compile(net) would prefix every key of the checkpoint with _orig_mod.
             self.net.compile()

@@ -11,9 +11,11 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from m2h_lightning.callbacks.run_folder import run_folder
 from m2h_lightning.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.files import atomic
+from m2h_lightning.runs.folder import PICTURES
 from m2h_lightning.tasks import Task
 
 _GAP = 4
@@ -113,7 +115,7 @@ class PicturePanels(L.Callback):
         panels, self._panels = self._panels, []
         if not panels or not self._wanted(trainer):
             return
-        folder = Path(trainer.default_root_dir) / "pictures"
+        folder = run_folder(trainer) / PICTURES
         name = f"{stage}-epoch{trainer.current_epoch:03d}" if stage == "val" else stage
         for index, picture in enumerate(panels):
             write_png(folder / f"{name}-{index}.png", picture)
@@ -125,10 +127,6 @@ class PicturePanels(L.Callback):
                     logger.log_image(key, [picture], step=None)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start a new set of panels."""
-        self._panels = []
-
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start a new set of panels."""
         self._panels = []
 
@@ -144,17 +142,9 @@ class PicturePanels(L.Callback):
         """Draw the first images."""
         self._collect(trainer, pl_module, outputs, batch)
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Draw the first images."""
-        self._collect(trainer, pl_module, outputs, batch)
+    # Collecting is the same in both stages; only the names of the files differ.
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the panels."""

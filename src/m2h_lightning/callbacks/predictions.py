@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,7 +12,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from m2h_lightning.callbacks.pictures import panel, write_png
+from m2h_lightning.callbacks.run_folder import run_folder
 from m2h_lightning.files import atomic
+from m2h_lightning.runs.folder import PREDICTIONS
 
 
 def to_arrays(prediction: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -62,7 +63,7 @@ class PredictionFiles(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the images of a batch; every process writes its own."""
-        folder = Path(trainer.default_root_dir) / "predictions"
+        folder = run_folder(trainer) / PREDICTIONS
         folder.mkdir(parents=True, exist_ok=True)
         module: Any = pl_module
         resized = getattr(getattr(trainer, "datamodule", None), "eval_size", None) is not None

@@ -29,7 +29,7 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 class RunFolder(Callback):
-    """Makes a resumed run repeat the uninterrupted one, and writes ``result.json``.
+    """Makes a resumed run repeat the uninterrupted one, tells loggers the configuration, writes ``result.json``.
 
     The random states of every process travel in the checkpoint as plain tensors. A checkpoint saved at the end of an
     epoch is restored before the next epoch's data order is drawn, one saved inside an epoch after it.
@@ -44,14 +44,24 @@ class RunFolder(Callback):
         self.folder = folder
         self.config = config
         self.resumed = resumed
+        self._configured = False
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._states: list[dict[str, Any]] = []
         self._loader: dict[str, int] | None = None
         self._mid_epoch = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hand every logger the same flat configuration, once; ``config.yaml`` was written with the folder."""
+        if self._configured or not trainer.is_global_zero:
+            return
+        self._configured = True
+        for logger in trainer.loggers:
+            logger.log_hyperparams(runs.plain(runs.flatten(self.config)))
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states of all processes; every process comes here, whichever writes the file."""
+        loader = trainer.train_dataloader
         states: list[Any] = [rng_state()]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             states = [None] * dist.get_world_size()
@@ -59,9 +69,7 @@ class RunFolder(Callback):
         checkpoint[STATE_KEY] = {
             "rng": states,
             "mid_epoch": not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch,
-            "loader": loader.state_dict()
-            if isinstance(loader := trainer.train_dataloader, ResumableDataLoader)
-            else None,
+            "loader": loader.state_dict() if isinstance(loader, ResumableDataLoader) else None,
             "seconds": self.seconds,
         }
 

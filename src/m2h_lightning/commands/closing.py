@@ -51,5 +51,5 @@ def print_closing(module: Any, metrics: dict[str, float], folder: Path) -> None:
         # Validation pictures sort by epoch: the last epoch's first image.
         last = [path for path in pictures if path.stem.rsplit("-", 1)[0] == pictures[-1].stem.rsplit("-", 1)[0]]
         print(f"picture: {last[0]}")
-    if (folder / "predictions").is_dir():
-        print(f"predictions: {folder / 'predictions'}")
+    if (folder / runs.PREDICTIONS).is_dir():
+        print(f"predictions: {folder / runs.PREDICTIONS}")

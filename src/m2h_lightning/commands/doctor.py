@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from m2h_lightning.errors import ConfigError
+from m2h_lightning.files import atomic
 from m2h_lightning.runs.wandb_mode import has_wandb_key, resolve_wandb_mode
 
 OURS = re.compile(r"from m2h_lightning\.cli import main|m2h_lightning\.cli")
@@ -146,15 +147,12 @@ def fix_script(scripts: Path) -> None:
     source, target = scripts / "m2h", scripts / "lightning"
     if not source.is_file() or not OURS.search(source.read_text(errors="replace")):
         raise ConfigError(f"{source} is not this package's script; reinstall the package: pip install -e .")
-    temporary = target.with_name(f".lightning.{os.getpid()}.tmp")
     try:
-        shutil.copy2(source, temporary)
-        temporary.chmod(temporary.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-        os.replace(temporary, target)
+        with atomic(target) as temporary:
+            shutil.copy2(source, temporary)
+            temporary.chmod(temporary.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror}; use 'm2h' instead of 'lightning'") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ── packages ────────────────────────────────────────────────────────────────────────────────────────────────────────

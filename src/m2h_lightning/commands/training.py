@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -28,6 +27,7 @@ from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, new
 from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import explain, init_parameters, subclasses
+from m2h_lightning.data.base import check_facts
 from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
@@ -113,20 +113,6 @@ class StrictParser(LightningArgumentParser):
         if self.cli is None:
             raise ConfigError(message) from ex
         raise ConfigError(self.cli.explain(message)) from ex
-
-
-class RunConfigCallback(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run folder and gives every logger the same flat configuration."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, folder: Path, tree: dict[str, Any]) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.folder, self.tree = folder, tree
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hand the flat configuration to the loggers (rank 0); the file was written when the folder was made."""
-        flat = runs.plain(runs.flatten(self.tree))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(flat)
 
 
 class TrainingCLI(LightningCLI):
@@ -362,8 +348,7 @@ class TrainingCLI(LightningCLI):
         checkpoints = config.get("enable_checkpointing") is not False
         callbacks += default_callbacks(self.arguments.verb, self.folder, run, callbacks, checkpoints)
         self.callback = RunFolder(self.folder, self.tree, resumed=self.arguments.resume is not None)
-        saver = RunConfigCallback(self._parser(self.arguments.verb), self.options, self.folder, self.tree)
-        config["callbacks"] = [*callbacks, saver, self.callback]
+        config["callbacks"] = [*callbacks, self.callback]
         plugins = config.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
         sharded = any(name in str(config.get("strategy")).lower() for name in ("fsdp", "deepspeed", "modelparallel"))
@@ -375,19 +360,10 @@ class TrainingCLI(LightningCLI):
         except (ValueError, ModuleNotFoundError) as error:
             raise ConfigError(f"trainer: {error}") from error
 
-    def _check_facts(self) -> None:
-        """Refuse a data set the checkpoint's network was not built for, before any data are made or read."""
-        ours, theirs = self.checkpoint_facts, getattr(self.datamodule, "facts", None)
-        for key in ("classes", "depth_range"):
-            if ours is not None and theirs is not None and ours.get(key) != theirs.get(key):
-                raise ConfigError(
-                    f"data is '{theirs.get('name')}', but the network of {self.options.ckpt_path} was built for {key} "
-                    f"of '{ours.get('name')}', which differ; choose that data set, or train anew without the checkpoint"
-                )
-
     def after_instantiate_classes(self) -> None:
         """Make the run folder (rank 0); nothing is left behind by what went wrong before."""
-        self._check_facts()
+        if self.checkpoint_facts is not None and self.datamodule is not None:
+            check_facts(self.checkpoint_facts, self.datamodule.facts)  # before any data are made or read
         if self.trial or runs.global_rank() > 0:
             return
         assert self.folder is not None
@@ -410,12 +386,10 @@ class TrainingCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
             metrics = dict(self.trainer.callback_metrics)
+            progress = self.callback.progress(self.trainer) if subcommand == "fit" else {}
             if subcommand == "fit" and self.options.run.test:
-                progress = self.callback.progress(self.trainer)
                 self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
                 metrics.update(self.trainer.callback_metrics)
-            else:
-                progress = self.callback.progress(self.trainer) if subcommand == "fit" else {}
             if self.trainer.is_global_zero:
                 close_loggers(self.trainer.loggers)
                 values = {name: float(value) for name, value in metrics.items()}

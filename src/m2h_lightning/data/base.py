@@ -16,6 +16,24 @@ from m2h_lightning.errors import ConfigError
 from m2h_lightning.labels import IGNORE
 
 
+def check_facts(network: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse a data set whose facts are not those a network was built for.
+
+    Args:
+        network: Facts the network was built with.
+        data: Facts of the data set it is to run on.
+
+    Raises:
+        ConfigError: Classes or depth range differ.
+    """
+    for key in ("classes", "depth_range"):
+        if network.get(key) != data.get(key):
+            raise ConfigError(
+                f"the network was built for {key} of '{network.get('name')}', the data set is '{data.get('name')}' "
+                "with others; use the data set it was trained on, or train anew"
+            )
+
+
 class BaseDataModule(L.LightningDataModule):
     """Batches of one data set.
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from m2h_lightning.data.base import BaseDataModule
 from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.data.sample import RawSample
+from m2h_lightning.data.synthesis.render import EDGE_RULE
 from m2h_lightning.labels import IGNORE, NYU40_CLASSES
 
 
@@ -41,7 +42,7 @@ class RoomsDataset(Dataset[RawSample]):
     ignore_index: ClassVar[int] = IGNORE
     depth_range: ClassVar[tuple[float, float]] = (0.1, 10.0)
     tasks: ClassVar[tuple[str, ...]] = ("semseg", "depth", "normals", "edges")
-    edge_rule: ClassVar[str] = "instance: class or instance differs from the right or the lower neighbour, 1 pixel wide"
+    edge_rule: ClassVar[str] = f"instance: {EDGE_RULE}"
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ import numpy as np
 
 from m2h_lightning.data.synthesis import generate
 from m2h_lightning.data.synthesis.fill import fill
-from m2h_lightning.data.synthesis.render import decode_octahedral
+from m2h_lightning.data.synthesis.render import EDGE_RULE, decode_octahedral
 from m2h_lightning.data.synthesis.shards import RoomsSpec, checksum, write_atomically
 from m2h_lightning.errors import ConfigError, DataError
 
@@ -78,7 +78,7 @@ def write_manifest(folder: Path, spec: RoomsSpec) -> None:
         "spec": asdict(spec),
         "samples": spec.count,
         "generator_version": generate.GENERATOR_VERSION,
-        "edges": "class or instance differs from the right or the lower neighbour; 1 pixel wide",
+        "edges": EDGE_RULE,
         "versions": {name: _package(name) for name in ("numpy", "embreex", "m2h-lightning")},
         "shards": shards,
     }

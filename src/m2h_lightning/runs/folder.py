@@ -31,7 +31,7 @@ RUN_DIR_VARIABLE = "M2H_RUN_DIR"
 """Set by rank 0 for the processes Lightning launches from it; read by processes of rank > 0 only."""
 
 CONFIG, RESULT, FAILURE, HISTORY, METRICS = "config.yaml", "result.json", "failure.txt", "run.json", "metrics.csv"
-CHECKPOINTS, PICTURES = "checkpoints", "pictures"
+CHECKPOINTS, PICTURES, PREDICTIONS = "checkpoints", "pictures", "predictions"
 
 PACKAGES = ("m2h-lightning", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "jsonargparse")
 

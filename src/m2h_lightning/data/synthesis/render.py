@@ -12,6 +12,9 @@ from m2h_lightning.data.synthesis.caster import Caster
 from m2h_lightning.data.synthesis.draw import Draw
 from m2h_lightning.data.synthesis.meshes import Colour
 
+EDGE_RULE = "class or instance differs from the right or the lower neighbour, 1 pixel wide"
+"""What :func:`borders` draws, in words."""
+
 OCT_ONE = 32767  # int16 code of 1.0 in the octahedral normals
 
 
