@@ -18,10 +18,10 @@ help:  ## List the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
 ifdef UV
 	test -x $(PY) || uv venv --quiet --python $(PYTHON) .venv
-	uv pip install --quiet --python $(PY) -c constraints.txt -e '.[dev,tensorboard]'
+	uv pip install --quiet --python $(PY) -c constraints.txt -e '.[data,dev,tensorboard]'
 else
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tensorboard]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,dev,tensorboard]'
 endif
 	@touch $@
 
@@ -53,7 +53,7 @@ doctor: .venv/.stamp  ## Check the installation
 	$(RUN) doctor
 
 constraints: .venv/.stamp  ## Compile constraints.txt from setup.cfg again
-	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 setup.cfg --extra dev --extra tensorboard \
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 setup.cfg --extra data --extra dev --extra tensorboard \
 		--no-header --no-annotate --no-emit-index-url -o constraints.txt
 
 clean:  ## Remove .venv and caches; runs and data stay

@@ -6,7 +6,8 @@ import torch
 from torch.utils.data import Dataset
 
 from m2h_lightning.data.loader import EpochSampler, make_loader
-from m2h_lightning.data.sample import check_raw, collate
+from m2h_lightning.data.raw import check_raw
+from m2h_lightning.data.sample import collate
 from m2h_lightning.data.transforms import AugmentConfig, EvalTransform, TrainTransform
 from m2h_lightning.errors import DataError
 from samples import plane_sample

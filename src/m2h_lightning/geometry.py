@@ -5,6 +5,8 @@ Conventions, everywhere in the package:
 * Camera frame OpenCV: x right, y down, z forward, metres. Depth is planar: the z coordinate, not the ray length.
 * The centre of pixel (row ``i``, column ``j``) is the image point ``(u, v) = (j, i)``; its ray is ``K⁻¹ [u, v, 1]``.
 * A visible surface normal faces the camera: ``n · ray < 0``.
+* K is the pinhole matrix with last row (0, 0, 1), or, for a tilted image plane (Hypersim's tilt-shift cameras), any
+  invertible matrix: the same formulas hold, and every pixel keeps its exact ray. A K of NaN says: not known.
 
 The functions take NumPy arrays or torch tensors and return the same kind; torch is not imported for arrays, so that
 commands which need no network stay light.
@@ -20,7 +22,7 @@ Array = TypeVar("Array", bound=Any)  # np.ndarray or torch.Tensor
 
 
 def _is_numpy(x: Any) -> bool:
-    return isinstance(x, np.ndarray)
+    return isinstance(x, (np.ndarray, np.generic))
 
 
 def _stack(parts: list[Any], axis: int) -> Any:
@@ -44,8 +46,8 @@ def crop_intrinsics(K: Array, top: float, left: float) -> Array:
         left: Columns removed on the left.
     """
     K = _copy(K)
-    K[..., 0, 2] -= left
-    K[..., 1, 2] -= top
+    K[..., 0, :] -= left * K[..., 2, :]
+    K[..., 1, :] -= top * K[..., 2, :]
     return K
 
 
@@ -61,10 +63,8 @@ def resize_intrinsics(K: Array, scale_y: float, scale_x: float) -> Array:
         scale_x: New width over old width.
     """
     K = _copy(K)
-    K[..., 0, :] *= scale_x
-    K[..., 1, :] *= scale_y
-    K[..., 0, 2] += 0.5 * scale_x - 0.5
-    K[..., 1, 2] += 0.5 * scale_y - 0.5
+    K[..., 0, :] = K[..., 0, :] * scale_x + (0.5 * scale_x - 0.5) * K[..., 2, :]
+    K[..., 1, :] = K[..., 1, :] * scale_y + (0.5 * scale_y - 0.5) * K[..., 2, :]
     return K
 
 
@@ -77,9 +77,10 @@ def flip_intrinsics(K: Array, width: int) -> Array:
         K: Intrinsics, (..., 3, 3).
         width: Image width in pixels.
     """
+    # Mirrored pixels times mirrored scene: both the first row and the first column change their sign.
     K = _copy(K)
-    K[..., 0, 2] = (width - 1) - K[..., 0, 2]
-    K[..., 0, 1] = -K[..., 0, 1]
+    K[..., 0, :] = (width - 1) * K[..., 2, :] - K[..., 0, :]
+    K[..., :, 0] = -K[..., :, 0]
     return K
 
 
@@ -87,7 +88,7 @@ def pixel_rays(K: Array, height: int, width: int) -> Array:
     """Return the viewing ray of every pixel centre, scaled to ``z = 1``.
 
     Args:
-        K: Intrinsics with zero last row but for its corner, (..., 3, 3).
+        K: Intrinsics, (..., 3, 3).
         height: Image height in pixels.
         width: Image width in pixels.
 
@@ -96,24 +97,31 @@ def pixel_rays(K: Array, height: int, width: int) -> Array:
     """
     u: Any
     v: Any
-    ones: Any
     if _is_numpy(K):
-        u = np.arange(width, dtype=K.dtype)
-        v = np.arange(height, dtype=K.dtype)
-        ones = np.ones((*K.shape[:-2], height, width), K.dtype)
+        u, v = np.arange(width, dtype=K.dtype), np.arange(height, dtype=K.dtype)
     else:
         import torch
 
         u = torch.arange(width, dtype=K.dtype, device=K.device)
         v = torch.arange(height, dtype=K.dtype, device=K.device)
-        ones = torch.ones((*K.shape[:-2], height, width), dtype=K.dtype, device=K.device)
+    inverse = _adjugate(K)  # up to a factor, which cancels below
 
-    def at(row: int, col: int) -> Any:
-        return K[..., row, col, None, None]
+    def row(index: int) -> Any:
+        a, b, c = (inverse[..., index, column, None, None] for column in range(3))
+        return a * u[None, :] + b * v[:, None] + c
 
-    y = (v[:, None] - at(1, 2)) / at(1, 1) * ones
-    x = (u[None, :] - at(0, 2) - at(0, 1) * y) / at(0, 0) * ones
-    return _stack([x, y, ones], -3)
+    z = row(2)
+    return _stack([row(0) / z, row(1) / z, z / z], -3)
+
+
+def _adjugate(K: Any) -> Any:
+    """Return the adjugate of 3×3 matrices: their inverse times their determinant, in plain arithmetic."""
+
+    def minor(row: int, col: int) -> Any:
+        (r0, r1), (c0, c1) = ([i for i in range(3) if i != skip] for skip in (row, col))
+        return (-1) ** (row + col) * (K[..., r0, c0] * K[..., r1, c1] - K[..., r0, c1] * K[..., r1, c0])
+
+    return _stack([_stack([minor(col, row) for col in range(3)], -1) for row in range(3)], -2)
 
 
 def back_project(depth: Array, K: Array) -> Array:

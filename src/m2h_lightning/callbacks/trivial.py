@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from m2h_lightning.data.sample import RawSample
+from m2h_lightning.data.raw import RawSample
 from m2h_lightning.labels import IGNORE
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from m2h_lightning.data.sample import RawSample, Sample, check_raw, collate
+from m2h_lightning.data.raw import RawSample, check_raw
+from m2h_lightning.data.sample import Sample, collate
 from m2h_lightning.data.transforms import Transform
 from m2h_lightning.errors import DataError, M2HError
 

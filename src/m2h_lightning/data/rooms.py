@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch.utils.data import Dataset
 
 from m2h_lightning.data.base import BaseDataModule
+from m2h_lightning.data.raw import RawSample
 from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
-from m2h_lightning.data.sample import RawSample
 from m2h_lightning.data.synthesis.render import EDGE_RULE
 from m2h_lightning.labels import IGNORE, NYU40_CLASSES
 

@@ -4,35 +4,11 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from m2h_lightning.data.raw import INVALID, LABELS
 from m2h_lightning.errors import DataError
-from m2h_lightning.labels import IGNORE
-
-LABELS = ("semseg", "depth", "normals", "edges")
-"""Dense labels of the contract, in the order of every table."""
-
-INVALID: dict[str, float] = {"image": 0.0, "semseg": IGNORE, "depth": 0.0, "normals": 0.0, "edges": IGNORE}
-"""The value by which each map says "nothing known here"; padding and missing labels of a mixed batch use it."""
-
-
-class RawSample(TypedDict, total=False):
-    """A sample as stored: NumPy, compact types. A label the data set lacks is an absent key.
-
-    ``image`` uint8 H×W×3 RGB · ``semseg`` uint8 H×W train ids, 255 = ignore · ``depth`` float32 H×W metres (planar z),
-    0 = invalid · ``normals`` float32 H×W×3 unit, camera frame, 0 = invalid · ``edges`` uint8 H×W {0, 1}, 255 = ignore ·
-    ``K`` float64 3×3 · ``id`` unique within the data set.
-    """
-
-    image: np.ndarray
-    semseg: np.ndarray
-    depth: np.ndarray
-    normals: np.ndarray
-    edges: np.ndarray
-    K: np.ndarray
-    id: str
 
 
 class Sample(TypedDict, total=False):
@@ -52,31 +28,6 @@ class Sample(TypedDict, total=False):
     K: Tensor
     id: str
     size: Tensor
-
-
-def check_raw(raw: RawSample, classes: int) -> None:
-    """Refuse a stored sample that breaks the contract; cheap enough for every sample.
-
-    Args:
-        raw: The stored sample.
-        classes: Number of semantic classes of the data set.
-
-    Raises:
-        DataError: Naming the sample, the map and what is wrong.
-    """
-    height, width = raw["image"].shape[:2]
-    shapes = {"image": (height, width, 3), "normals": (height, width, 3)}
-    for key in ("image", *LABELS):
-        if key in raw and raw[key].shape != shapes.get(key, (height, width)):  # type: ignore[literal-required]
-            raise DataError(
-                f"sample '{raw['id']}': {key} has shape {raw[key].shape}, "  # type: ignore[literal-required]
-                f"expected {shapes.get(key, (height, width))}"
-            )
-    if "semseg" in raw:
-        labels = raw["semseg"][raw["semseg"] != IGNORE]
-        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-            wrong = int(labels.max() if labels.max() >= classes else labels.min())
-            raise DataError(f"sample '{raw['id']}': semseg holds label {wrong}; expected 0..{classes - 1} or {IGNORE}")
 
 
 def _filled(key: str, like: Sample, height: int, width: int) -> Tensor:

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from m2h_lightning.data.sample import INVALID, RawSample, Sample
+from m2h_lightning.data.raw import INVALID, RawSample
+from m2h_lightning.data.sample import Sample
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.geometry import crop_intrinsics, flip_intrinsics, resize_intrinsics
 
