@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from m2h_lightning.data.augment import TrainTransform
+from m2h_lightning.data.augment_config import AugmentConfig
 from m2h_lightning.data.loader import EpochSampler, make_loader
 from m2h_lightning.data.raw import check_raw
 from m2h_lightning.data.sample import collate
-from m2h_lightning.data.transforms import AugmentConfig, EvalTransform, TrainTransform
+from m2h_lightning.data.transforms import EvalTransform
 from m2h_lightning.errors import DataError
 from samples import plane_sample
 
@@ -140,7 +142,7 @@ def test_too_few_samples(count, batch, what):
     ("key", "value", "words"),
     [
         ("semseg", np.full((20, 24), 7, np.uint8), "label 7"),
-        ("semseg", np.full((20, 24), -1, np.int64), "label -1"),
+        ("semseg", np.full((20, 24), -1, np.int64), "int64, expected uint8"),
         ("depth", np.ones((20, 23), np.float32), "depth has shape"),
         ("normals", np.ones((20, 24), np.float32), "normals has shape"),
         ("image", np.ones((20, 24, 4), np.uint8), "image has shape"),

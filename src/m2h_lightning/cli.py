@@ -25,7 +25,7 @@ TRAINING_VERBS = {
 }
 OTHER_VERBS = {
     "summary": "parameters and GMACs per box of the network: --config … [--model.*] [--size H W]",
-    "data": "make data: data synthesize …",
+    "data": "prepare, verify or synthesize data sets:          data prepare|verify|synthesize …",
     "doctor": "tell what is wrong with this installation:    [--fix] [--json]",
 }
 FABRIC_VERBS = ("run", "consolidate")
@@ -115,17 +115,35 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
+DATA_VERBS = {
+    "prepare": "turn a published data set into a fast store: data prepare nyud --src … --out …",
+    "verify": "find out what is wrong with a data set:       data verify nyud PATH [--sheet sheet.png]",
+    "synthesize": "render the procedural rooms, also in the files of another set: data synthesize rooms --out …",
+}
+
+
 def _data(words: list[str]) -> int:
-    """Hand ``m2h data <verb> …`` to the command that makes that data."""
+    """Hand ``m2h data <verb> …`` to its command; none of them loads torch."""
     verb = words[0] if words else "--help"
     if verb in ("--help", "-h"):
-        print("usage: m2h data synthesize …\n\n  synthesize  render the procedural rooms (m2h data synthesize --help)")
+        lines = "\n".join(f"  {name:<12}{text}" for name, text in DATA_VERBS.items())
+        print(f"usage: m2h data VERB …\n\n{lines}\n\n'm2h data VERB --help' lists the options")
         return 0
-    if verb != "synthesize":
-        raise ConfigError(f"there is no command 'data {verb}'{did_you_mean(verb, ['synthesize'])} (data synthesize)")
-    from m2h_lightning.data.synthesis.command import main_synthesize
+    if verb == "prepare":
+        from m2h_lightning.data.prepare import main_prepare
 
-    return main_synthesize(words[1:])
+        return main_prepare(words[1:])
+    if verb == "verify":
+        from m2h_lightning.data.verify import main_verify
+
+        return main_verify(words[1:])
+    if verb == "synthesize":
+        from m2h_lightning.data.synthesis.command import main_synthesize
+
+        return main_synthesize(words[1:])
+    raise ConfigError(
+        f"there is no command 'data {verb}'{did_you_mean(verb, DATA_VERBS)} (data {', data '.join(DATA_VERBS)})"
+    )
 
 
 def _other_owner(verb: str) -> metadata.EntryPoint | None:

@@ -177,3 +177,60 @@ def normals_from_depth(depth: Array, K: Array, max_step: float = 0.05) -> tuple[
     import torch.nn.functional as F
 
     return F.pad(inner * valid_centre.unsqueeze(-3), (1, 1, 1, 1)), F.pad(valid_centre, (1, 1, 1, 1))  # type: ignore[return-value]
+
+
+def plane_normals(depth: np.ndarray, K: np.ndarray, radii: tuple[int, ...] = (4, 2, 1), max_step: float = 0.05) -> Any:
+    """Return surface normals by fitting a plane to the depth around each pixel: labels for sets that have none.
+
+    On a plane n·X = −d, inverse depth is linear in the ray (x, y, 1): 1/z = a·x + b·y + c with n ∝ −(a, b, c). The fit
+    is least squares over a square window; each pixel takes the largest window that holds no depth discontinuity, so
+    that sensor noise is averaged where that is possible.
+
+    Args:
+        depth: Planar depth in metres, 0 = invalid, (H, W).
+        K: Intrinsics, (3, 3).
+        radii: Half sizes of the windows, the largest first.
+        max_step: Largest relative depth difference between neighbours; a larger one is a discontinuity.
+
+    Returns:
+        float32 unit normals (H, W, 3) that face the camera; 0 where no window is free of gaps and discontinuities.
+    """
+    import cv2
+
+    height, width = depth.shape
+    x, y, _ = pixel_rays(np.asarray(K, np.float64), height, width)
+    known = depth > 0
+    w = np.where(known, 1.0 / np.where(known, depth, 1.0), 0.0).astype(np.float64)
+    broken = ~known
+    for axis in (0, 1):
+        step = np.abs(np.diff(depth, axis=axis)) > max_step * np.minimum(*_neighbours(depth, axis))
+        first, second = _neighbours(broken, axis)  # views: marking them marks both sides of the step
+        first |= step
+        second |= step
+    normals = np.zeros((height, width, 3), np.float64)
+    todo = np.ones((height, width), bool)
+    for radius in radii:
+        size = (2 * radius + 1, 2 * radius + 1)
+
+        def mean(values: np.ndarray, size: tuple[int, int] = size) -> np.ndarray:
+            return cv2.boxFilter(values, cv2.CV_64F, size, borderType=cv2.BORDER_CONSTANT)
+
+        whole = mean((~broken).astype(np.float64)) > 1 - 0.5 / (size[0] * size[1])  # no gap, not cut by the border
+        # Sums about each window's mean: differences of large numbers would eat the digits.
+        mx, my, mw = mean(x), mean(y), mean(w)
+        xx, yy, xy = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+        xw, yw = mean(x * w) - mx * mw, mean(y * w) - my * mw
+        determinant = xx * yy - xy * xy
+        use = todo & whole & (determinant > 0)
+        safe = np.where(use, determinant, 1.0)
+        a, b = (yy * xw - xy * yw) / safe, (xx * yw - xy * xw) / safe
+        plane = -np.stack([a, b, mw - a * mx - b * my], -1)
+        normals[use] = plane[use]
+        todo &= ~use
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return np.where(length > 0, normals / np.where(length > 0, length, 1.0), 0.0).astype(np.float32)
+
+
+def _neighbours(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return views of all pixels but the last, and all but the first, along ``axis``."""
+    return (array[:-1], array[1:]) if axis == 0 else (array[:, :-1], array[:, 1:])

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from m2h_lightning.callbacks.run_folder import run_folder
-from m2h_lightning.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from m2h_lightning.data.sample import IMAGENET_MEAN, IMAGENET_STD
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.files import atomic
 from m2h_lightning.runs.folder import PICTURES

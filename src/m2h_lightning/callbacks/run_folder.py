@@ -152,7 +152,7 @@ class RunFolder(Callback):
                 "fast_dev_run": bool(getattr(trainer, "fast_dev_run", False)),
                 "seed": self.config.get("seed_everything"),
                 "config_hash": runs.config_hash(self.config),
-                "data": {"name": type(data).__name__, "fingerprint": getattr(data, "fingerprint", None)},
+                "data": {"module": type(data).__name__, **getattr(data, "description", {})},
                 "parameters": {
                     "total": sum(parameter.numel() for parameter in parameters),
                     "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),

@@ -27,14 +27,16 @@ from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, new
 from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import explain, init_parameters, subclasses
-from m2h_lightning.data.base import check_facts
+from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
 
 TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10, "enable_model_summary": False}
-DATA_MODULES = ("m2h_lightning.data.rooms",)
+DATA_MODULES = tuple(
+    f"m2h_lightning.data.{name}" for name in ("rooms", "nyud", "hypersim", "cityscapes", "folder")
+)
 """Modules whose data sets can be named in short (``--data Rooms``)."""
 
 
@@ -307,7 +309,10 @@ class TrainingCLI(LightningCLI):
 
         def build(class_: type, *args: Any, **kwargs: Any) -> Any:
             try:
-                return class_(*args, **kwargs)
+                made = class_(*args, **kwargs)
+                if isinstance(made, BaseDataModule) and not self.trial:
+                    made.check()  # before the network fetches weights
+                return made
             except M2HError as error:
                 wrapped.append(error)
                 raise

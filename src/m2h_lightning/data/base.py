@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
+from m2h_lightning.data.augment_config import AugmentConfig
 from m2h_lightning.data.loader import make_loader
-from m2h_lightning.data.transforms import AugmentConfig, EvalTransform, TrainTransform
+from m2h_lightning.data.sample import to_contract
+from m2h_lightning.data.transforms import EvalTransform
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.labels import IGNORE
 
@@ -26,8 +28,8 @@ def check_facts(network: dict[str, Any], data: dict[str, Any]) -> None:
     Raises:
         ConfigError: Classes or depth range differ.
     """
-    for key in ("classes", "depth_range"):
-        if network.get(key) != data.get(key):
+    for key, default in (("classes", None), ("depth_range", None), ("depth_unit", "m")):
+        if network.get(key, default) != data.get(key, default):
             raise ConfigError(
                 f"the network was built for {key} of '{network.get('name')}', the data set is '{data.get('name')}' "
                 "with others; use the data set it was trained on, or train anew"
@@ -56,6 +58,7 @@ class BaseDataModule(L.LightningDataModule):
     depth_range: ClassVar[tuple[float, float]]
     tasks: ClassVar[tuple[str, ...]]
     edge_rule: ClassVar[str | None] = None
+    depth_unit: ClassVar[str] = "m"
 
     def __init__(
         self,
@@ -104,8 +107,26 @@ class BaseDataModule(L.LightningDataModule):
             "classes": list(self.classes),
             "ignore_index": IGNORE,
             "depth_range": list(self.depth_range),
+            "depth_unit": self.depth_unit,
             "tasks": list(self.tasks),
             "edge_rule": self.edge_rule,
+        }
+
+    def check(self) -> None:
+        """Refuse to start when the data are not there; called before a network is built.
+
+        Raises:
+            DataError: Which folder is missing, what should lie in it, and which command makes it.
+        """
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What ``result.json`` says of the data: enough to know which numbers may stand beside these."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "edge_rule": self.edge_rule,
+            "depth_unit": self.depth_unit,
         }
 
     @property
@@ -130,8 +151,15 @@ class BaseDataModule(L.LightningDataModule):
             classes=len(self.classes),
         )
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn a compact batch into the contract's types, on the device."""
+        return to_contract(batch)
+
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented training batches."""
+        # Here, in the parent: it takes half a second, and wandb's watch on imports fails in a forked worker.
+        from m2h_lightning.data.augment import TrainTransform
+
         return make_loader(
             self.dataset("train"),
             TrainTransform(self.crop, self.augment),  # type: ignore[arg-type]

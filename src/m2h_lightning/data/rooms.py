@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,7 +111,7 @@ class Rooms(BaseDataModule):
 
     def dataset(self, split: str) -> RoomsDataset:
         """Return the stored samples of ``split``, rendered first where missing."""
-        return RoomsDataset(self.root / self.name, **asdict(self.specs[split]), render_workers=self.render_workers)
+        return RoomsDataset(self.root / self.name, **self.specs[split].as_dict(), render_workers=self.render_workers)
 
     @property
     def fingerprint(self) -> str:

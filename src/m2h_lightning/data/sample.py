@@ -1,13 +1,14 @@
-"""The sample contract: what a data set returns, what a training sample is, and how samples become a batch."""
+"""The sample contract: what a training sample is, and how samples become a batch (stored ones: ``data/raw.py``)."""
 
 from __future__ import annotations
 
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from m2h_lightning.data.raw import INVALID, LABELS
+from m2h_lightning.data.raw import CODED_INVALID_NORMAL, INVALID, LABELS
 from m2h_lightning.errors import DataError
 
 
@@ -17,7 +18,10 @@ class Sample(TypedDict, total=False):
     ``image`` float32 3×H×W, ImageNet-normalised · ``semseg`` int64 H×W, 255 = ignore · ``depth`` float32 1×H×W metres,
     0 = invalid · ``normals`` float32 3×H×W unit, camera frame (x right, y down, z forward, facing the camera),
     0 = invalid · ``edges`` float32 1×H×W in {0, 1}, 255 = ignore · ``K`` float32 3×3 of *this* image after every
-    transform · ``id`` · ``size`` int64 (H, W) of the original image.
+    transform, all NaN where the camera is not known · ``id`` · ``size`` int64 (H, W) of the original image.
+
+    Loaders yield the same keys and shapes in compact types; ``to_contract`` makes the types above of them. Lightning
+    calls it through the data module once a batch is on its device.
     """
 
     image: Tensor
@@ -30,13 +34,54 @@ class Sample(TypedDict, total=False):
     size: Tensor
 
 
-def _filled(key: str, like: Sample, height: int, width: int) -> Tensor:
-    """Return a map of ``key`` that says "nothing known", for a batch of ``height``×``width``."""
-    shape = {"semseg": (height, width), "depth": (1, height, width), "edges": (1, height, width)}.get(
-        key, (3, height, width)
-    )
-    dtype = torch.int64 if key == "semseg" else torch.float32
-    return torch.full(shape, INVALID[key], dtype=dtype, device=like["image"].device)
+IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32)
+
+
+def to_contract(batch: dict[str, Any]) -> dict[str, Any]:
+    """Turn a compact batch (or sample) into the contract's types, on the device where it lies.
+
+    Bytes travel from the loading processes and to the device; floats are made here. What already has its type stays as
+    it is.
+
+    Args:
+        batch: Maps in the shapes of the contract, with or without a leading batch dimension.
+
+    Returns:
+        The same keys; nothing of ``batch`` is changed.
+    """
+    out = dict(batch)
+    if "image" in out and out["image"].dtype == torch.uint8:
+        mean, std = (
+            torch.from_numpy(255 * values).to(out["image"].device).view(3, 1, 1)
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        out["image"] = (out["image"].float() - mean) / std
+    if "normals" in out and out["normals"].dtype == torch.uint8:
+        normals = out["normals"].float() * (2 / 255) - 1
+        length = normals.norm(dim=-3, keepdim=True)
+        out["normals"] = torch.where(length >= 0.5, normals / length.clamp(min=0.5), 0.0)
+    if "semseg" in out:
+        out["semseg"] = out["semseg"].long()
+    for key in ("depth", "edges"):
+        if key in out:
+            out[key] = out[key].float()
+    return out
+
+
+def _filled(key: str, like: Tensor, height: int, width: int) -> Tensor:
+    """Return a map of ``key`` that says "nothing known", H×W, 1×H×W or 3×H×W, in the type of ``like``."""
+    value = CODED_INVALID_NORMAL if key == "normals" and like.dtype == torch.uint8 else INVALID[key]
+    if key in ("image", "normals"):
+        return torch.full((height, width, 3), value, dtype=like.dtype).permute(2, 0, 1)
+    return torch.full((height, width) if key == "semseg" else (1, height, width), value, dtype=like.dtype)
+
+
+def _stack(maps: list[Tensor]) -> Tensor:
+    """Stack maps; colours that are last in memory stay so, which is what ``channels_last`` means."""
+    if maps[0].ndim == 3 and maps[0].stride(0) == 1 and maps[0].shape[0] > 1:
+        return torch.stack([part.permute(1, 2, 0) for part in maps]).permute(0, 3, 1, 2)
+    return torch.stack(maps)
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
@@ -61,20 +106,21 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
     width = max(s["image"].shape[-1] for s in samples)
     batch: dict[str, Any] = {"id": [s["id"] for s in samples]}
     for key in ("image", *LABELS):
-        if not any(key in s for s in samples):
+        like: Tensor | None = next((s[key] for s in samples if key in s), None)  # type: ignore[literal-required]
+        if like is None:
             continue
         maps = []
         for sample in samples:
             part: Tensor | None = sample.get(key)  # type: ignore[assignment]
             if part is None or part.shape[-2:] != (height, width):
-                full = _filled(key, sample, height, width)
+                full = _filled(key, like, height, width)
                 if part is not None:
-                    if part.shape[:-2] != full.shape[:-2]:
-                        raise DataError(f"sample '{sample['id']}': {key} has shape {tuple(part.shape)}")
+                    if part.shape[:-2] != full.shape[:-2] or part.dtype != full.dtype:
+                        raise DataError(f"sample '{sample['id']}': {key} is {part.dtype} {tuple(part.shape)}")
                     full[..., : part.shape[-2], : part.shape[-1]] = part
                 part = full
             maps.append(part)
-        batch[key] = torch.stack(maps)
+        batch[key] = _stack(maps)
     batch["K"] = torch.stack([s["K"] for s in samples])
     batch["size"] = torch.stack([s["size"] for s in samples])
     return batch

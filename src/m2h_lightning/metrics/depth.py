@@ -8,17 +8,26 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+UNIT_NAMES = {"m": "m", "px": "px", "1/m": "per_m"}
+"""How a unit of depth is written in the name of a metric: metres, pixels of disparity, inverse metres."""
+
 
 class DepthError(Metric):
     """Pooled depth errors: ``rmse_m`` = √(Σ(d−d*)² / N), ``absrel`` = Σ(|d−d*|/d*)/N, ``log_rmse``, ``delta1``.
+
+    The name of the first carries the unit: disparities give ``rmse_px``, inverse depth ``rmse_per_m``; they never stand
+    in one column with metres.
 
     N counts every valid pixel (d* > 0) of the set; no Eigen crop, no cap, no median scaling (InvPT evaluation).
     ``delta1`` is the share of pixels with max(d/d*, d*/d) < 1.25. Averaging per image gives smaller numbers: another
     protocol.
 
-    As input to ``forward`` and ``update``: ``prediction`` and ``target`` B×1×H×W in metres, target 0 = invalid.
+    As input to ``forward`` and ``update``: ``prediction`` and ``target`` B×1×H×W in ``unit``, target 0 = invalid.
 
     As output of ``compute``: a dict of float64 scalars; NaN when not one pixel was valid.
+
+    Args:
+        unit: "m", "px" or "1/m".
 
     Example:
         >>> import torch
@@ -32,8 +41,9 @@ class DepthError(Metric):
     full_state_update = False
     sums: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, unit: str = "m", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.unit = unit
         self.add_state("sums", torch.zeros(5, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
@@ -55,7 +65,7 @@ class DepthError(Metric):
         """Return the errors over everything added so far."""
         count, square, relative, log_square, close = self.sums.unbind()
         return {
-            "rmse_m": (square / count).sqrt(),
+            f"rmse_{UNIT_NAMES[self.unit]}": (square / count).sqrt(),
             "absrel": relative / count,
             "log_rmse": (log_square / count).sqrt(),
             "delta1": close / count,

@@ -37,6 +37,7 @@ class LossConfig:
     Args:
         semseg_label_smoothing: Share of the target mass spread over all classes.
         depth_si_lambda: λ of the scale-invariant log loss; 0 is plain log RMSE, 1 is invariant to scale.
+        depth_si_weight: Weight of the scale-invariant log loss; 0 leaves plain L1.
         depth_l1_weight: Weight of the L1 error in metres beside the scale-invariant loss.
         normals_kind: 1 − cos, or L1 between unit vectors.
         edges_positive_weight: Weight of edge pixels in the binary cross-entropy; others have 1 minus it.
@@ -44,6 +45,7 @@ class LossConfig:
 
     semseg_label_smoothing: float = 0.0
     depth_si_lambda: float = 0.5
+    depth_si_weight: float = 1.0
     depth_l1_weight: float = 0.5
     normals_kind: Literal["cosine", "l1"] = "cosine"
     edges_positive_weight: float = 0.95
@@ -68,6 +70,8 @@ def build_tasks(names: list[str] | None, facts: dict[str, Any], losses: LossConf
             max_depth=facts["depth_range"][1],
             si_lambda=losses.depth_si_lambda,
             l1_weight=losses.depth_l1_weight,
+            si_weight=losses.depth_si_weight,
+            unit=facts.get("depth_unit", "m"),  # checkpoints from before units know metres only
         ),
         "normals": lambda: Normals(losses.normals_kind),
         "edges": lambda: Edges(losses.edges_positive_weight),

@@ -1,4 +1,4 @@
-"""Depth: metres along the optical axis, bounded by the data set's range."""
+"""Depth: metres along the optical axis (or the data set's other unit), bounded by the data set's range."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.metrics import DepthError
+from m2h_lightning.metrics.depth import UNIT_NAMES
 from m2h_lightning.tasks.base import Task, masked_mean
 from m2h_lightning.tasks.colours import turbo
 
@@ -23,24 +24,40 @@ class Depth(Task):
     the upper bound.)
 
     Loss: scale-invariant log error per image, √(mean δ² − λ mean² δ) with δ = log d − log d* (Eigen et al., NIPS 2014),
-    plus the L1 error in metres. Headline: pooled RMSE.
+    plus the L1 error in metres. Headline: pooled RMSE, with the unit in its name.
+
+    Where a data set's depth is disparity or inverse depth, its unit takes the place of metres everywhere.
 
     Args:
         min_depth: Lower bound, metres, above 0.
         max_depth: Upper bound, metres.
         si_lambda: λ of the scale-invariant loss, 0 (plain log RMSE) to 1 (invariant).
         l1_weight: Weight of the L1 term, 1/m.
+        si_weight: Weight of the scale-invariant term; 0 leaves plain L1, as in the InvPT protocol.
+        unit: "m", or "px" (disparity), or "1/m".
     """
 
     name = "depth"
     headline = "rmse_m"
     higher_is_better = False
 
-    def __init__(self, min_depth: float, max_depth: float, si_lambda: float = 0.5, l1_weight: float = 0.5) -> None:
+    def __init__(
+        self,
+        min_depth: float,
+        max_depth: float,
+        si_lambda: float = 0.5,
+        l1_weight: float = 0.5,
+        si_weight: float = 1.0,
+        unit: str = "m",
+    ) -> None:
         if not 0 < min_depth < max_depth:
-            raise ConfigError(f"depth range ({min_depth}, {max_depth}) m is not 0 < min < max")
+            raise ConfigError(f"depth range ({min_depth}, {max_depth}) {unit} is not 0 < min < max")
+        if si_weight == l1_weight == 0:
+            raise ConfigError("model.losses: depth_si_weight and depth_l1_weight are both 0; depth would learn nothing")
         self.min_depth, self.max_depth = min_depth, max_depth
-        self.si_lambda, self.l1_weight = si_lambda, l1_weight
+        self.si_lambda, self.l1_weight, self.si_weight = si_lambda, l1_weight, si_weight
+        self.unit = unit
+        self.headline = f"rmse_{UNIT_NAMES[unit]}"  # type: ignore[misc] - the data set's unit names the metric
 
     @property
     def channels(self) -> int:
@@ -74,11 +91,11 @@ class Depth(Task):
         variance = (delta**2).sum(1) / count.clamp(min=1) - self.si_lambda * mean**2
         # The floor under the root bounds its gradient at a perfect fit.
         invariant = masked_mean(torch.sqrt(variance.clamp(min=0) + 1e-6), count > 0)
-        return invariant + self.l1_weight * masked_mean((depth - target).abs(), valid)
+        return self.si_weight * invariant + self.l1_weight * masked_mean((depth - target).abs(), valid)
 
     def score(self) -> Any:
         """Return the pooled depth errors."""
-        return DepthError()
+        return DepthError(self.unit)
 
     def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Colour near to far on a logarithmic scale, the same for both; unknown depth is black."""

@@ -1,0 +1,29 @@
+"""Your own images and labels, described by a dataset.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from m2h_lightning.data.recorded import RecordedDataModule
+
+
+class Folder(RecordedDataModule):
+    """A folder with any subset of ``images/ semseg/ depth/ normals/ edges/`` and a ``dataset.yaml``.
+
+    The file tells the facts that other sets have in code: classes, scales, K; its keys are described in
+    ``data/sources/folder.py`` and docs/data.md.
+
+    Args:
+        settings: Settings of ``RecordedDataModule``.
+    """
+
+    source_name = "folder"
+    name = "folder"
+    depth_range = (0.1, 10.0)
+    tasks = ("semseg", "depth", "normals", "edges")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self._find() is not None:
+            source = self.source
+            self.name, self.classes, self.depth_range = source.name, tuple(source.classes), source.depth_range  # type: ignore[misc]
