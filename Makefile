@@ -6,9 +6,13 @@ PY := .venv/bin/python
 RUN := $(PY) -m m2h_lightning
 EXPERIMENT ?= experiments/rooms.yaml
 ARGS ?=
+# DATA=folder: where the data sets lie (else the variable M2H_DATA, else ./data).
+ifdef DATA
+export M2H_DATA := $(DATA)
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test lint format bench doctor constraints clean
+.PHONY: help setup demo train test lint format bench bench-data doctor constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +52,9 @@ format: .venv/.stamp  ## Format the code
 
 bench: .venv/.stamp  ## Measure: multiply-adds, paired times, data throughput
 	$(PY) -m benchmarks.run $(ARGS)
+
+bench-data: .venv/.stamp  ## Measure: samples per second and core, published files against a prepared store
+	$(PY) -m benchmarks.data $(ARGS)
 
 doctor: .venv/.stamp  ## Check the installation
 	$(RUN) doctor

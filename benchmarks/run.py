@@ -47,6 +47,18 @@ def paired(a: Callable[[], Any], b: Callable[[], Any], rounds: int) -> tuple[flo
     )
 
 
+def machine() -> dict[str, Any]:
+    """Return where and with what was measured."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seed": 0,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
 def network(preset: str, **changes: Any) -> M2HNet:
     """Return a network of random weights in evaluation mode."""
     backbone = BackboneConfig(pretrained=False)
@@ -129,21 +141,14 @@ def main() -> None:
     rows = cost_rows() + speed_rows(arguments.size, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         rows += data_rows(Path(folder))
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "seed": 0,
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    about = machine()
     width = max(len(row["what"]) for row in rows)
     for row in rows:
         print(f"{row['what']:<{width}}  {row['value']:>9.2f} {row['unit']}")
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
     if arguments.out:
         with atomic(arguments.out) as temporary:
-            temporary.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+            temporary.write_text(json.dumps({"machine": about, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every committed experiment runs through the real command line, on rooms a few pixels wide."""
+"""Every committed experiment runs through the real command line, on rooms a few pixels wide in the files of its set."""
 
 import csv
 import json
@@ -8,32 +8,54 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cli_helpers import start
 from m2h_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 SMALL = [
-    "--data.rooms", "[2, 1, 1]", "--data.views", "2", "--data.size", "[48, 64]", "--data.crop", "[48, 64]",
-    "--data.batch_size", "2", "--data.workers", "0", "--data.render_workers", "1",
+    "--data.batch_size", "2", "--data.workers", "0",
     "--model.channels", "8", "--model.head_channels", "8", "--model.wmca.heads", "2",
     "--model.backbone.name", "test_vit", "--model.backbone.pretrained", "false",
     "--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--run.wandb", "disabled",
 ]  # fmt: skip
+DATA = {
+    "Rooms": [
+        "--data.rooms", "[2, 1, 1]", "--data.views", "2", "--data.size", "[48, 64]", "--data.crop", "[48, 64]",
+        "--data.render_workers", "1",
+    ],
+    "NYUDv2": ["--data.crop", "[48, 64]", "--data.eval_batch_size", "2", "--data.holdout", "0.3"],
+    "Hypersim": ["--data.crop", "[48, 64]", "--data.eval_batch_size", "2", "--data.partial", "true"],
+    "Cityscapes": ["--data.crop", "[48, 64]", "--data.eval_batch_size", "2", "--data.holdout", "0.3"],
+    "Folder": ["--data.crop", "[48, 64]", "--data.eval_batch_size", "2"],
+}  # fmt: skip
+LAYOUTS = {"NYUDv2": "nyud", "Hypersim": "hypersim", "Cityscapes": "cityscapes", "Folder": "folder"}
+SIZES = {"cityscapes": ("64", "128")}
+
+
+def data_class(experiment):
+    return yaml.safe_load(experiment.read_text())["data"]["class_path"]
 
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+    """A data root with a tree of each data set, in its publishers' own layout; NYUDv2 in InvPT's packaging."""
+    root = tmp_path_factory.mktemp("data")
+    for layout in LAYOUTS.values():
+        height, width = SIZES.get(layout, ("48", "64"))
+        words = ["--rooms", "3", "--views", "2", "--height", height, "--width", width, "--split", "all"]
+        assert main(["data", "synthesize", "rooms", "--layout", layout, "--out", str(root / layout), *words]) == 0
+    return root
 
 
 @pytest.fixture
 def run(tmp_path, data_root, monkeypatch):
     """Call the command line in an empty folder; return the newest run folder of an experiment."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("M2H_DATA", str(data_root))
 
     def call(verb, experiment, *words):
-        code = main([verb, "--config", str(experiment), *SMALL, "--data.root", str(data_root), *words])
-        assert code == 0
+        assert main([verb, "--config", str(experiment), *SMALL, *DATA[data_class(experiment)], *words]) == 0
         folders = sorted((tmp_path / "runs" / Path(experiment).stem).iterdir(), key=lambda path: path.stat().st_mtime)
         return folders[-1]
 
@@ -46,10 +68,65 @@ def test_fast_dev_run(run, experiment):
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["channels"] == 8
 
 
+@pytest.mark.parametrize("name", ["nyud", "hypersim", "cityscapes"])
+def test_real_layouts_train_resume_and_test(run, name, tmp_path):
+    """Train, continue, test: the same epochs whether in one go or in two, and scores for every label of the set."""
+    experiment = ROOT / "experiments" / f"{name}.yaml"
+    every = ["--trainer.check_val_every_n_epoch", "1"]
+    folder = run("fit", experiment, "--trainer.max_epochs", "1", *every)
+    assert main(["fit", "--run.resume", str(folder), "--trainer.max_epochs", "2", "--run.test", "true"]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["epochs"] == 2
+    scores = result["metrics"]["test"]
+    headlines = {"semseg": "miou", "depth": "rmse_m", "normals": "mean_deg", "edges": "f_pixel"}
+    if name == "cityscapes":
+        del headlines["normals"]
+    for task, headline in headlines.items():
+        assert scores[task][headline] >= 0
+        assert f"trivial_{headline}" in scores[task]
+    about = result["data"]
+    assert about["name"] == name
+    assert about["packaging"]
+    assert ("provided" if name == "nyud" else "semantic") in about["edge_rule"]
+    assert about["validation"] == ("official" if name == "hypersim" else "hold-out 0.3")
+    assert set(about["labels"]) >= {"depth", "edges"}
+    tested = run("test", experiment, "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"))
+    again = json.loads((tested / "result.json").read_text())["metrics"]["test"]
+    assert again["depth"]["rmse_m"] == pytest.approx(scores["depth"]["rmse_m"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nyud", "hypersim", "cityscapes"])
+def test_two_processes_train_on_real_layouts(name, data_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("M2H_DATA", str(data_root))
+    experiment = ROOT / "experiments" / f"{name}.yaml"
+    words = [*SMALL, *DATA[data_class(experiment)], "--data.batch_size", "1", "--trainer.max_epochs", "1"]
+    words += ["--trainer.devices", "2", "--trainer.check_val_every_n_epoch", "1", "--run.test", "true"]
+    process = start(tmp_path, tmp_path, "fit", "--config", experiment, *words)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    (folder,) = (tmp_path / "runs" / name).iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["device"]["processes"] == 2
+    assert result["metrics"]["test"]["depth"]["rmse_m"] > 0
+
+
+@pytest.mark.parametrize(("target", "metric"), [("disparity", "rmse_px"), ("inverse", "rmse_per_m")])
+def test_the_unit_of_depth_is_in_the_name_of_the_metric(run, target, metric):
+    experiment = ROOT / "experiments" / "cityscapes.yaml"
+    folder = run("fit", experiment, "--data.depth_target", target, "--trainer.max_epochs", "1", "--run.test", "true")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["metrics"]["test"]["depth"][metric] > 0
+    assert "rmse_m" not in result["metrics"]["test"]["depth"]
+    assert result["data"]["depth_unit"] == {"disparity": "px", "inverse": "1/m"}[target]
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_header_says_what_it_costs_and_reaches(experiment):
     header = "".join(line for line in experiment.read_text().splitlines(True) if line.startswith("#"))
-    for word in ("What", "Data", "Cost", "Reaches", f"--config experiments/{experiment.name}"):
+    words = ["What", "Data", "Cost", "Reaches", f"--config experiments/{experiment.name}"]
+    if not experiment.name.startswith("rooms"):
+        words += ["Protocol", "1 GPU", "8 GPUs", "--trainer.devices 8"]
+    for word in words:
         assert word in header
     assert not re.search(r"@\w+@", header)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from m2h_lightning.data.raw import RawSample
+from m2h_lightning.data.raw import RawSample, decode
 from m2h_lightning.labels import IGNORE
 
 
@@ -35,7 +35,8 @@ class TrainingPriors:
         self.edges = np.zeros(2)
 
     def add(self, raw: RawSample) -> None:
-        """Add a stored sample."""
+        """Add a stored sample, whatever its codes."""
+        raw = decode(raw)
         if "semseg" in raw:
             labels = raw["semseg"][raw["semseg"] != IGNORE]
             self.histogram += np.bincount(labels.ravel(), minlength=len(self.histogram))

@@ -66,7 +66,7 @@ class DepthCode:
         return depth
 
     def divided(self, factor: float) -> DepthCode:
-        """Return the code under which all depth is ``factor`` times smaller."""
+        """Return the code under which depth in metres is ``factor`` times smaller; disparity in pixels stays as it is."""
         return replace(self, scale=self.scale / factor, baseline_fx=self.baseline_fx / factor, cap=self.cap / factor)
 
 
