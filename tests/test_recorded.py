@@ -37,8 +37,8 @@ def test_a_hold_out_never_divides_a_scene(sizes, share):
     items = [Item(f"{scene}-{k}", "train", f"scene {scene}") for scene, size in enumerate(sizes) for k in range(size)]
     try:
         stay, held = hold_out(items, share)
-    except DataError as error:
-        assert "data.holdout" in str(error)
+    except DataError:  # only where all but one scene are too small together
+        assert len(items) - max(sizes) < share * len(items)
         return
     assert {i.scene for i in stay}.isdisjoint({i.scene for i in held})
     assert sorted(i.id for i in stay + held) == sorted(i.id for i in items)

@@ -203,7 +203,7 @@ def test_options_reach_the_losses():
 def test_palettes():
     assert len(NYU40_CLASSES) == len(NYU40_PALETTE) == 40
     assert NYU40_CLASSES[0] == "wall" and NYU40_CLASSES[39] == "otherprop"
-    assert [tuple(c) for c in class_palette(19)[:3]] == [(128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert [tuple(c) for c in class_palette(18)[:3]] == [(128, 0, 0), (0, 128, 0), (128, 128, 0)]
     for classes in (5, 40, 200):
         table = class_palette(classes)
         assert len({tuple(colour) for colour in table[:classes]}) == classes

@@ -1,6 +1,7 @@
 """Class names and palettes of the label sets in use. Facts with their sources; no torch.
 
 NYU40 names: ``classMapping40.mat`` of the NYUv2 meta data. NYU40 palette: Hypersim's ``semantic_label_descs.csv``.
+Cityscapes ids, names and palette: ``helpers/labels.py`` of cityscapesScripts.
 """
 
 from __future__ import annotations
@@ -59,12 +60,48 @@ NYU40_CLASSES: tuple[str, ...] = tuple(name for name, _ in _NYU40)
 NYU40_PALETTE: tuple[tuple[int, int, int], ...] = tuple(colour for _, colour in _NYU40)
 """One RGB colour per NYU40 class."""
 
+_CITYSCAPES: tuple[tuple[int, str, tuple[int, int, int]], ...] = (
+    (7, "road", (128, 64, 128)),
+    (8, "sidewalk", (244, 35, 232)),
+    (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)),
+    (13, "fence", (190, 153, 153)),
+    (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)),
+    (20, "traffic sign", (220, 220, 0)),
+    (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)),
+    (23, "sky", (70, 130, 180)),
+    (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)),
+    (26, "car", (0, 0, 142)),
+    (27, "truck", (0, 0, 70)),
+    (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)),
+    (32, "motorcycle", (0, 0, 230)),
+    (33, "bicycle", (119, 11, 32)),
+)
+
+CITYSCAPES_CLASSES: tuple[str, ...] = tuple(name for _, name, _ in _CITYSCAPES)
+"""The 19 Cityscapes classes that are evaluated; the train id of a class is its position here (0..18)."""
+
+CITYSCAPES_PALETTE: tuple[tuple[int, int, int], ...] = tuple(colour for _, _, colour in _CITYSCAPES)
+"""One RGB colour per Cityscapes class."""
+
+CITYSCAPES_LABEL_IDS = 34
+"""Label ids run from 0 to 33; the licence plate, −1, is never drawn."""
+
+CITYSCAPES_TRAIN_IDS: tuple[int, ...] = tuple(
+    {label: train for train, (label, _, _) in enumerate(_CITYSCAPES)}.get(label, IGNORE) for label in range(256)
+)
+"""Train id per label id; label ids that are not evaluated, such as 10 (rail track), and all above 33 are ignored."""
+
 
 def class_palette(classes: int) -> np.ndarray:
     """Return a colour table for labels of a set with ``classes`` classes.
 
-    Forty classes get the NYU40 palette; any other number gets the VOC bit-spread colours of ``index + 1``, which keep
-    neighbouring indices apart.
+    Forty classes get the NYU40 palette and nineteen the Cityscapes palette; any other number gets the VOC bit-spread
+    colours of ``index + 1``, which keep neighbouring indices apart.
 
     Args:
         classes: Number of classes, 1 to 254.
@@ -73,9 +110,10 @@ def class_palette(classes: int) -> np.ndarray:
         uint8 array of shape (256, 3): RGB per label; the ignore label and labels out of range are black.
     """
     table = np.zeros((256, 3), np.uint8)
-    if classes == len(NYU40_PALETTE):
-        table[:classes] = NYU40_PALETTE
-        return table
+    for palette in (NYU40_PALETTE, CITYSCAPES_PALETTE):
+        if classes == len(palette):
+            table[:classes] = palette
+            return table
     for index in range(classes):
         bits = index + 1
         for level in range(8):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -186,7 +187,9 @@ def photometric(entries: list[dict[str, Any]]) -> list[A.ImageOnlyTransform]:
         if name in ("Normalize", "ToFloat", "FromFloat"):
             raise ConfigError(f"data.augment.photometric: '{name}' is not wanted; images are normalised on the device")
         try:
-            step = getattr(A, name)(**arguments)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it warns of is refused below
+                step = getattr(A, name)(**arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.augment.photometric.{name}: {' '.join(str(error).split())}") from None
         if step.invalid_args:

@@ -56,11 +56,11 @@ def to_contract(batch: dict[str, Any]) -> dict[str, Any]:
             torch.from_numpy(255 * values).to(out["image"].device).view(3, 1, 1)
             for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
-        out["image"] = (out["image"].float() - mean) / std
+        out["image"] = out["image"].float().sub_(mean).div_(std)
     if "normals" in out and out["normals"].dtype == torch.uint8:
-        normals = out["normals"].float() * (2 / 255) - 1
-        length = normals.norm(dim=-3, keepdim=True)
-        out["normals"] = torch.where(length >= 0.5, normals / length.clamp(min=0.5), 0.0)
+        normals = out["normals"].float().mul_(2 / 255).sub_(1)
+        length = normals.square().sum(-3, keepdim=True).sqrt_()
+        out["normals"] = normals.mul_(torch.where(length >= 0.5, length.reciprocal(), 0.0))
     if "semseg" in out:
         out["semseg"] = out["semseg"].long()
     for key in ("depth", "edges"):

@@ -64,7 +64,8 @@ def _bits(source: np.ndarray) -> np.ndarray:
 def resize_map(key: str, source: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize one map.
 
-    The image is area-averaged when it shrinks and bilinear when it grows; labels take the nearest pixel *centre*
+    The image is bilinear, and area-averaged where it shrinks by more than half (between half and full size bilinear
+    weights reach every stored pixel, at a quarter of the time); labels take the nearest pixel *centre*
     (OpenCV's plain nearest mode is off by up to half a pixel). A thin edge survives shrinking: a new pixel is an edge
     when an edge line covers at least half of what it could cover of it.
     """
@@ -74,7 +75,7 @@ def resize_map(key: str, source: np.ndarray, height: int, width: int) -> np.ndar
     size = (width, height)
     shrink = height < H or width < W
     if key == "image":
-        how = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+        how = cv2.INTER_AREA if height < 0.5 * H or width < 0.5 * W else cv2.INTER_LINEAR
         return cv2.resize(_bits(source), size, interpolation=how)
     out = cv2.resize(_bits(source), size, interpolation=cv2.INTER_NEAREST_EXACT).view(source.dtype)
     if key == "edges" and shrink:

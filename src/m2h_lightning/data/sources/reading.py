@@ -47,6 +47,8 @@ def read_image(path: Path) -> np.ndarray:
         DataError: Missing, corrupt or cut off.
     """
     array = _decoded(path, None)
+    if array.dtype.kind == "f":
+        raise DataError(f"{path}: is a picture of {array.dtype}; save photographs with 8 or 16 bits per channel")
     if array.dtype != np.uint8 and array.dtype != bool:
         array = (array.astype(np.uint32) >> 8).astype(np.uint8)  # 16-bit grey is all that Pillow gives us here
     with _open_image(path) as image:
@@ -57,6 +59,19 @@ def read_image(path: Path) -> np.ndarray:
     if array.shape[-1] == 2:
         return np.repeat(array[..., :1], 3, -1)
     return np.ascontiguousarray(array[..., :3])
+
+
+def read_coded(path: Path) -> np.ndarray:
+    """Read a picture whose three 8-bit channels are numbers (coded normals): uint8 H×W×3, nothing converted.
+
+    Raises:
+        DataError: Missing, corrupt, cut off, or not of three channels of 8 bits.
+    """
+    array = _decoded(path, None)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        channels = 1 if array.ndim == 2 else array.shape[-1]
+        raise DataError(f"{path}: has {channels} channel(s) of {array.dtype}; coded normals have three of 8 bits (RGB)")
+    return array
 
 
 def read_map(path: Path) -> np.ndarray:
@@ -127,6 +142,25 @@ def read_hdf5(path: Path, key: str = "dataset") -> np.ndarray:
             if key not in file:
                 raise DataError(f"{path}: holds no '{key}' but {', '.join(file) or 'nothing'}; {AGAIN}")
             return file[key][()]
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: corrupt or cut off ({str(error).splitlines()[0]}); {AGAIN}") from None
+
+
+def hdf5_shape(path: Path, key: str = "dataset") -> tuple[int, ...]:
+    """Return the shape of an array of an HDF5 file without reading it.
+
+    Raises:
+        DataError: Missing, cut off, or without that array.
+        MissingExtraError: h5py is not installed.
+    """
+    h5py = import_h5py()
+    if not path.is_file():
+        raise DataError(f"{path}: missing; {AGAIN}")
+    try:
+        with h5py.File(path, "r") as file:
+            if key not in file:
+                raise DataError(f"{path}: holds no '{key}' but {', '.join(file) or 'nothing'}; {AGAIN}")
+            return tuple(file[key].shape)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: corrupt or cut off ({str(error).splitlines()[0]}); {AGAIN}") from None
 
