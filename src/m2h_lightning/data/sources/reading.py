@@ -206,5 +206,6 @@ def as_map(array: np.ndarray, path: Path, dtype: type, shape: tuple[int, int], c
     expected = shape if channels == 1 else (*shape, channels)
     if array.shape != expected:
         found = "×".join(map(str, array.shape))
-        raise DataError(f"{path}: is {found}, its image is {shape[0]}×{shape[1]}; {AGAIN}")
+        needs = "" if channels == 1 else f" and it needs {channels} channels"
+        raise DataError(f"{path}: is {found}, its image is {shape[0]}×{shape[1]}{needs}; {AGAIN}")
     return array.astype(dtype, copy=False)
