@@ -483,7 +483,11 @@ def test_unknown_sizes_have_no_camera(tmp_path):
     for path in tmp_path.glob("*/0003.*"):
         path.unlink()
     write_sample(tmp_path, "A", 3, {key: value[:20] for key, value in truth(3).items()})
-    one_line(first_error(tmp_path), tmp_path / "images" / "0003.png", "20×32", "camera")
+    source = NYUDv2Source(tmp_path)
+    raw = next(source.load(item) for item in source.items("train") if item.id == "0003")
+    assert raw["image"].shape[:2] == (20, 32), "any size is read"
+    assert np.isnan(raw["K"]).all(), "but its camera is not known"
+    one_line(first_error(tmp_path, normals="derived"), tmp_path / "images" / "0003.png", "20×32", "camera")
 
 
 def test_lists_must_agree_with_the_official_split(tmp_path):

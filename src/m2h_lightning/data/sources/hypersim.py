@@ -84,6 +84,8 @@ class HypersimSource(Source):
         self.bump = bump
         self._axes = normal_axes or AXES
         parse_axes(self._axes)
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: is a file; expected a folder with {self.layout_hint}")
         self.scenes = self.path / "scenes" if (self.path / "scenes").is_dir() else self.path
         self._here = {
             entry.name for entry in os.scandir(self.scenes) if entry.name.startswith("ai_") and entry.is_dir()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from m2h_lightning.data.raw import RawSample
 from m2h_lightning.data.sources.axes import parse_axes
 from m2h_lightning.data.sources.base import Item, NormalsFrom, Source
@@ -171,16 +173,18 @@ class NYUDv2Source(Source):
         Normals stay uint8 where the files are uint8. Normals that face away from the camera are left as they are.
 
         Raises:
-            DataError: A file is missing, corrupt or of the wrong kind, or the camera is not known for this size.
+            DataError: A file is missing, corrupt or of the wrong kind, or normals are to be derived where the camera is
+                not known.
         """
         out: dict[str, Any] = self._layout.read(item, self._axes if self._normals_from == "provided" else None)
         K = camera(*out["image"].shape[:2])
-        if K is None:
+        if K is None and self._normals_from == "derived":
             height, width = out["image"].shape[:2]
             raise DataError(
                 f"{item.files['image']}: is {height}×{width}; the camera of NYUDv2 is known for 480×640, sizes of that "
-                "shape, and the crop 425×560 only"
+                "shape, and the crop 425×560 only: normals cannot be derived"
             )
+        K = np.full((3, 3), np.nan) if K is None else K  # any size is read; what needs the camera says so
         if self._layout.classes > len(self.classes) and "semseg" in out:
             out["semseg"] = map_40_to_13()[out["semseg"]]
         if self._normals_from == "derived":

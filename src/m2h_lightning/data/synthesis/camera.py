@@ -101,13 +101,18 @@ def _score(caster: Caster, camera: Camera, height: int, width: int) -> float:
     return score * min(1.0, 0.55 * len(face) / max(bare, 1))
 
 
-def draw_views(room: Room, caster: Caster, draw: Draw, count: int, height: int, width: int) -> list[Camera]:
-    """Independent cameras; each is resampled until it sees at least six classes from a fair distance."""
+def draw_views(
+    room: Room, caster: Caster, draw: Draw, count: int, height: int, width: int, given: np.ndarray | None = None
+) -> list[Camera]:
+    """Independent cameras; each is resampled until it sees at least six classes from a fair distance.
+
+    ``given`` is their K (3, 3); None draws one for each.
+    """
     cameras = []
     for _ in range(count):
         best, best_score = None, -1.0
         for _ in range(_TRIES):
-            K = draw_intrinsics(draw, height, width)
+            K = draw_intrinsics(draw, height, width) if given is None else given
             eye = _eye(room, draw)
             camera = Camera(K, look_at(eye, _target(room, draw, eye), draw.uniform(-0.04, 0.04)))
             score = _score(caster, camera, height, width)
@@ -120,9 +125,11 @@ def draw_views(room: Room, caster: Caster, draw: Draw, count: int, height: int, 
     return cameras
 
 
-def draw_walk(room: Room, caster: Caster, draw: Draw, count: int, height: int, width: int) -> list[Camera]:
-    """A smooth walk of ``count`` frames: at most 0.06 m a frame, turning slowly, with one K."""
-    K = draw_intrinsics(draw, height, width)
+def draw_walk(
+    room: Room, caster: Caster, draw: Draw, count: int, height: int, width: int, given: np.ndarray | None = None
+) -> list[Camera]:
+    """A smooth walk of ``count`` frames: at most 0.06 m a frame, turning slowly, with one K: ``given``, or drawn."""
+    K = draw_intrinsics(draw, height, width) if given is None else given
     best: list[Camera] = []
     best_score = -1.0
     for _ in range(_TRIES):

@@ -47,7 +47,14 @@ def sample_dtype(height: int, width: int) -> np.dtype:
 
 
 def render_room(
-    seed: int, split: str, room: int, views: int, height: int, width: int, mode: str = "views"
+    seed: int,
+    split: str,
+    room: int,
+    views: int,
+    height: int,
+    width: int,
+    mode: str = "views",
+    K: np.ndarray | None = None,
 ) -> np.ndarray:
     """All samples of one room, the same bytes on every machine.
 
@@ -59,6 +66,7 @@ def render_room(
         height: H in pixels.
         width: W in pixels.
         mode: "views" for independent cameras, "sequence" for one smooth walk.
+        K: Pinhole matrix (3, 3) of all samples; None draws one for each, or one for the walk.
 
     Returns:
         Records (views,) of :func:`sample_dtype`; ``crc`` is left 0 (the store fills it in).
@@ -68,7 +76,7 @@ def render_room(
     furnished, lighting = make_room(Draw(seed, code, room, _LAYOUT), ROOM_TYPES[room % len(ROOM_TYPES)])
     caster = Caster(compile_mesh(furnished.mesh))
     cameras = (draw_walk if mode == "sequence" else draw_views)(
-        furnished, caster, Draw(seed, code, room, _CAMERA), views, height, width
+        furnished, caster, Draw(seed, code, room, _CAMERA), views, height, width, K
     )
     sensor = Draw(seed, code, room, _SENSOR)
     records = np.zeros(views, sample_dtype(height, width))
