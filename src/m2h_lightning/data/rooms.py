@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from m2h_lightning.data.base import BaseDataModule
 from m2h_lightning.data.raw import RawSample
 from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
-from m2h_lightning.data.synthesis.render import EDGE_RULE
+from m2h_lightning.data.sources.edges import EDGE_RULE_TEXT
 from m2h_lightning.labels import IGNORE, NYU40_CLASSES
 
 
@@ -41,7 +41,7 @@ class RoomsDataset(Dataset[RawSample]):
     ignore_index: ClassVar[int] = IGNORE
     depth_range: ClassVar[tuple[float, float]] = (0.1, 10.0)
     tasks: ClassVar[tuple[str, ...]] = ("semseg", "depth", "normals", "edges")
-    edge_rule: ClassVar[str] = f"instance: {EDGE_RULE}"
+    edge_rule: ClassVar[str] = EDGE_RULE_TEXT["instance"]
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from m2h_lightning.data.sources.edges import label_borders
 from m2h_lightning.data.synthesis.camera import draw_views, draw_walk
 from m2h_lightning.data.synthesis.caster import Caster
 from m2h_lightning.data.synthesis.draw import Draw
@@ -12,7 +13,6 @@ from m2h_lightning.data.synthesis.meshes import compile_mesh
 from m2h_lightning.data.synthesis.render import (
     Camera,
     Lighting,
-    borders,
     develop,
     encode_octahedral,
     expose,
@@ -109,5 +109,5 @@ def render_view(
     record["normals"] = encode_octahedral(n.T)[face].reshape(height, width, 2)
     record["semseg"] = caster.faces.label[face].reshape(height, width)
     record["instance"] = caster.faces.instance[face].reshape(height, width)
-    record["edges"] = borders(record["semseg"], record["instance"])
+    record["edges"] = label_borders(record["semseg"], record["instance"])
     return exposure

@@ -12,9 +12,6 @@ from m2h_lightning.data.synthesis.caster import Caster
 from m2h_lightning.data.synthesis.draw import Draw
 from m2h_lightning.data.synthesis.meshes import Colour
 
-EDGE_RULE = "class or instance differs from the right or the lower neighbour, 1 pixel wide"
-"""What :func:`borders` draws, in words."""
-
 OCT_ONE = 32767  # int16 code of 1.0 in the octahedral normals
 
 
@@ -100,20 +97,6 @@ def decode_octahedral(codes: np.ndarray) -> np.ndarray:
     x, y = x - np.where(x < 0, -fold, fold), y - np.where(y < 0, -fold, fold)
     length = np.sqrt(x * x + y * y + z * z)
     return np.stack([x / length, y / length, z / length], axis=-1).astype(np.float32)
-
-
-def borders(label: np.ndarray, instance: np.ndarray) -> np.ndarray:
-    """Edge map (H, W) uint8 in {0, 1} of label and instance maps.
-
-    A pixel is an edge when its class or its instance differs from that of its right or its lower neighbour: the line
-    is one pixel wide and lies on the left or upper side of each border. The last row and column compare with the
-    neighbours they have.
-    """
-    key = label.astype(np.int32) * 65536 + instance
-    edges = np.zeros(key.shape, np.uint8)
-    edges[:, :-1] |= key[:, :-1] != key[:, 1:]
-    edges[:-1] |= key[:-1] != key[1:]
-    return edges
 
 
 @lru_cache(maxsize=1)
