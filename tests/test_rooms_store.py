@@ -178,7 +178,7 @@ def test_a_complete_cache_is_not_touched(cache):
 
 def test_a_full_disk_is_refused_before_rendering(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(rooms_store.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"3 rooms need [\d,]+ bytes, 1,000 are free"):
         ensure_rooms(tmp_path, SPEC, progress=False)
     assert not list(tmp_path.rglob("room-*.npy"))

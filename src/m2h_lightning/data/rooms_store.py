@@ -8,36 +8,24 @@ renders what is missing.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from m2h_lightning.data.sources.edges import EDGE_RULE_TEXT
+from m2h_lightning.data.store.shards import HEADROOM, checksum, free_bytes, locked, open_shard, write_atomically
 from m2h_lightning.data.synthesis import generate
 from m2h_lightning.data.synthesis.fill import fill
-from m2h_lightning.data.synthesis.render import EDGE_RULE, decode_octahedral
-from m2h_lightning.data.synthesis.shards import RoomsSpec, checksum, write_atomically
+from m2h_lightning.data.synthesis.render import decode_octahedral
+from m2h_lightning.data.synthesis.shards import RoomsSpec
 from m2h_lightning.errors import ConfigError, DataError
 
 MANIFEST = "manifest.json"
-_HEADROOM = 16 * 2**20  # bytes to leave free on the disk
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the cache's lock: a second process asking for the same cache waits, then finds it complete."""
-    with open(folder / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel when the process dies, however it dies
-        yield
 
 
 def missing_shards(folder: Path, spec: RoomsSpec) -> list[int]:
@@ -52,7 +40,7 @@ def check_space(folder: Path, spec: RoomsSpec, rooms: int) -> None:
     Raises:
         DataError: Too little free space.
     """
-    need, free = rooms * spec.shard_bytes + _HEADROOM, shutil.disk_usage(folder).free
+    need, free = rooms * spec.shard_bytes + HEADROOM, free_bytes(folder)
     if need > free:
         raise DataError(
             f"{folder}: {rooms} rooms need {need:,} bytes, {free:,} are free: free space, choose another folder, or "
@@ -75,10 +63,10 @@ def write_manifest(folder: Path, spec: RoomsSpec) -> None:
         shards[path.name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     manifest = {
         "dataset": "rooms",
-        "spec": asdict(spec),
+        "spec": spec.as_dict(),
         "samples": spec.count,
         "generator_version": generate.GENERATOR_VERSION,
-        "edges": EDGE_RULE,
+        "edges": EDGE_RULE_TEXT["instance"],
         "versions": {name: _package(name) for name in ("numpy", "embreex", "m2h-lightning")},
         "shards": shards,
     }
@@ -124,20 +112,9 @@ class RoomsStore:
         path = self.path / self.spec.shard(room)
         mend = "delete this file and its manifest.json and it will be rendered again"
         if room not in self._open:
-            try:
-                size = path.stat().st_size
-            except FileNotFoundError as error:
-                raise DataError(f"{path}: shard is missing: {mend.replace('this file and its', 'the')}") from error
-            if size != self.spec.shard_bytes:
-                raise DataError(f"{path}: truncated or corrupt ({size} of {self.spec.shard_bytes} bytes): {mend}")
-            try:
-                shard = np.load(path, mmap_mode="r", allow_pickle=False)
-            except ValueError as error:
-                raise DataError(f"{path}: corrupt header ({error}): {mend}") from error
             dtype = generate.sample_dtype(self.spec.height, self.spec.width)
-            if shard.dtype != dtype or shard.shape != (self.spec.views_per_room,):
-                raise DataError(f"{path}: holds something else than its manifest says: {mend}")
-            self._open[room] = shard
+            restore = mend.replace("this file and its", "the")
+            self._open[room] = open_shard(path, dtype, self.spec.views_per_room, mend, restore)
         record = self._open[room][view]
         if not self._checked[index]:
             if checksum(record) != int(record["crc"]):
