@@ -34,9 +34,7 @@ from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
 
 TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10, "enable_model_summary": False}
-DATA_MODULES = tuple(
-    f"m2h_lightning.data.{name}" for name in ("rooms", "nyud", "hypersim", "cityscapes", "folder")
-)
+DATA_MODULES = tuple(f"m2h_lightning.data.{name}" for name in ("rooms", "nyud", "hypersim", "cityscapes", "folder"))
 """Modules whose data sets can be named in short (``--data Rooms``)."""
 
 

@@ -257,4 +257,4 @@ class TrainTransform:
         state = random.Random(int(rng.integers(2**63)))
         self._pipeline.set_random_state(rng, state)
         changed = self._pipeline(**{key: raw[key] for key in KEYS if key in raw})  # type: ignore[literal-required]
-        return T.to_sample({**raw, **changed}, raw["image"].shape[:2])  # type: ignore[typeddict-item]
+        return T.to_sample({**raw, **changed}, raw["image"].shape[:2])

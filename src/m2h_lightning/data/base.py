@@ -54,11 +54,11 @@ class BaseDataModule(L.LightningDataModule):
     """
 
     name: str
-    classes: ClassVar[tuple[str, ...]] = ()
-    depth_range: ClassVar[tuple[float, float]]
+    classes: tuple[str, ...] = ()
+    depth_range: tuple[float, float]
     tasks: ClassVar[tuple[str, ...]]
     edge_rule: ClassVar[str | None] = None
-    depth_unit: ClassVar[str] = "m"
+    depth_unit: str = "m"
 
     def __init__(
         self,

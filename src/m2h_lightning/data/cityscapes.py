@@ -31,5 +31,6 @@ class Cityscapes(RecordedDataModule):
     def __init__(self, depth_target: DepthTarget = "metric", **settings: Any) -> None:
         super().__init__(**settings)
         self.options["depth_target"] = depth_target
-        self.depth_range = DEPTH_RANGES[depth_target]  # type: ignore[misc] - the one fact that a choice decides
-        self.depth_unit = DEPTH_UNITS[depth_target]  # type: ignore[misc]
+        # The one fact that a choice decides, so that a unit is never carried over to another.
+        self.depth_range = DEPTH_RANGES[depth_target]
+        self.depth_unit = DEPTH_UNITS[depth_target]

@@ -26,4 +26,4 @@ class Folder(RecordedDataModule):
         super().__init__(**settings)
         if self._find() is not None:
             source = self.source
-            self.name, self.classes, self.depth_range = source.name, tuple(source.classes), source.depth_range  # type: ignore[misc]
+            self.classes, self.depth_range = tuple(source.classes), source.depth_range

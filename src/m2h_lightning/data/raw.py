@@ -66,7 +66,7 @@ class DepthCode:
         return depth
 
     def divided(self, factor: float) -> DepthCode:
-        """Return the code under which depth in metres is ``factor`` times smaller; disparity in pixels stays as it is."""
+        """Return the code under which metres are ``factor`` times fewer; disparity in pixels stays as it is."""
         return replace(self, scale=self.scale / factor, baseline_fx=self.baseline_fx / factor, cap=self.cap / factor)
 
 
@@ -116,7 +116,7 @@ def decode_normals(coded: np.ndarray) -> np.ndarray:
 
 def decode(raw: RawSample) -> RawSample:
     """Return the sample with float32 depth and float32 unit normals; a sample that has them is returned as it is."""
-    out: RawSample = {**raw}  # type: ignore[typeddict-item]
+    out: RawSample = {**raw}
     code = out.pop("depth_code", None)
     if code is not None and "depth" in out:
         out["depth"] = code.decode(out["depth"])

@@ -25,7 +25,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    headline: ClassVar[str]
+    headline: str
     higher_is_better: ClassVar[bool]
     default_weight: ClassVar[float] = 1.0
 

@@ -57,7 +57,7 @@ class Depth(Task):
         self.min_depth, self.max_depth = min_depth, max_depth
         self.si_lambda, self.l1_weight, self.si_weight = si_lambda, l1_weight, si_weight
         self.unit = unit
-        self.headline = f"rmse_{UNIT_NAMES[unit]}"  # type: ignore[misc] - the data set's unit names the metric
+        self.headline = f"rmse_{UNIT_NAMES[unit]}"
 
     @property
     def channels(self) -> int:

@@ -54,7 +54,7 @@ def apply_edge_rule(raw: RawSample, rule: EdgeRule | None) -> RawSample:
         raw: As :meth:`Source.load` returns it.
         rule: None removes edges.
     """
-    out: RawSample = {**raw}  # type: ignore[typeddict-item]
+    out: RawSample = {**raw}
     instance = out.pop("instance", None)
     provided = out.pop("edges", None)
     if rule == "provided" and provided is not None:
