@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from benchmarks.run import machine, paired
 from m2h_lightning.cli import main as m2h
 from m2h_lightning.data.augment import TrainTransform
 from m2h_lightning.data.augment_config import AugmentConfig
+from m2h_lightning.data.loader import make_loader
+from m2h_lightning.data.memory import start_worker
 from m2h_lightning.data.raw import decode
+from m2h_lightning.data.recorded import SourceDataset
 from m2h_lightning.data.sample import collate, to_contract
 from m2h_lightning.data.sources import Item, Source, source_class
 from m2h_lightning.data.store import PreparedStore
@@ -100,6 +104,16 @@ def rows(folder: Path, count: int, rounds: int) -> list[dict[str, Any]]:
         ("collate a batch of 8", 1e3 * stack / 8, "ms a sample"),
         ("make the contract's floats of it, on the CPU", 1e3 * (finish - stack) / 8, "ms a sample"),
     ]
+    loader = make_loader(
+        SourceDataset(store, prepared * 8), transform, train=True, batch_size=8, workers=1, seed=0, classes=40
+    )
+    batches = iter(loader)
+    next(batches)  # the process has started
+    start = time.perf_counter()
+    loaded = sum(len(batch["id"]) for batch in batches)
+    found.append(
+        ("the same through a loader with one process", loaded / (time.perf_counter() - start), "samples/s per process")
+    )
     return [{"what": what, "value": value, "unit": unit} for what, value, unit in found]
 
 
@@ -111,6 +125,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    start_worker(0)  # as a loading process is prepared
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         results = rows(Path(folder), arguments.samples, arguments.rounds)

@@ -1,5 +1,8 @@
 """Collation, sampling and resuming: batches hold what is known and come in an order that can be continued."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -155,3 +158,21 @@ def test_samples_that_break_the_contract_are_named(key, value, words):
     raw[key] = value
     with pytest.raises(DataError, match=f"plane-0.*{words}"):
         check_raw(raw, classes=5)
+
+
+def test_a_loading_process_keeps_the_memory_it_frees():
+    """Measured by what it is for: arrays of a sample's size cost no page faults once memory is kept."""
+    code = (
+        "import resource, numpy as np\n"
+        "from m2h_lightning.data.memory import keep_freed_memory\n"
+        "worked = keep_freed_memory()\n"
+        "def once(): return [np.ones(600_000, np.uint8) for _ in range(6)]\n"
+        "once(); once(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): once()\n"
+        "print(worked, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    if out[0] == "True":
+        assert int(out[1]) < 20 * 6 * 600_000 / 4096 / 4, "most pages are used again"
+    else:
+        assert not sys.platform.startswith("linux") or out[0] == "False"

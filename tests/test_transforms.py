@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2h_lightning.data import transforms as T
-from m2h_lightning.data.augment import TrainTransform
+from m2h_lightning.data.augment import ColourJitter, TrainTransform
 from m2h_lightning.data.augment_config import AugmentConfig
 from m2h_lightning.data.raw import DepthCode, decode, encode_normals
 from m2h_lightning.data.sample import collate, to_contract
@@ -271,6 +271,42 @@ def test_steps_are_drawn_independently(raw_sample):
         lights.append(float(sample["image"].float().mean()))
     assert 0.4 < np.mean(flips) < 0.6
     assert abs(np.corrcoef(flips, lights)[0, 1]) < 0.2
+
+
+def reference_colours(image, brightness, contrast, saturation):
+    """The textbook's way, one step after the other, in floats (torchvision's definitions, without clipping)."""
+    luma = np.array((0.299, 0.587, 0.114))
+    x = image.astype(np.float64) * brightness
+    x = contrast * x + (1 - contrast) * (x @ luma).mean()
+    grey = (x @ luma)[..., None]
+    return np.clip(saturation * x + (1 - saturation) * grey, 0, 255)
+
+
+@given(st.floats(0.5, 1.5), st.floats(0.5, 1.5), st.floats(0.0, 1.8), st.integers(0, 2**31))
+def test_colours_change_as_the_textbook_says(brightness, contrast, saturation, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (12, 14, 3), dtype=np.uint8)
+    out = ColourJitter(0, 0, 0, 0).apply(image, brightness, contrast, saturation, 0.0)
+    assert out.dtype == np.uint8
+    assert np.abs(out - reference_colours(image, brightness, contrast, saturation)).max() <= 0.6, (
+        "half a level of rounding, and YIQ's three digits"
+    )
+
+
+@given(st.floats(-0.5, 0.5), st.floats(0.0, 2.0))
+def test_hue_and_saturation_leave_luma_and_grey_alone(hue, saturation):
+    matrix = ColourJitter.matrix(saturation, hue)
+    assert np.allclose(matrix @ np.ones(3), 1, atol=1e-9)
+    assert np.allclose(ColourJitter.LUMA @ matrix, ColourJitter.LUMA, atol=2e-3)
+    assert np.allclose(ColourJitter.matrix(1.0, hue) @ ColourJitter.matrix(1.0, -hue), np.eye(3), atol=1e-9)
+    if abs(hue) == 0.5 or abs(hue) < 1e-9:
+        return
+    assert not np.allclose(ColourJitter.matrix(1.0, hue), np.eye(3), atol=1e-12)
+
+
+def test_a_third_of_a_turn_of_hue_makes_red_green():
+    red = np.full((2, 2, 3), (200, 60, 60), np.uint8)
+    turned = [ColourJitter(0, 0, 0, 0).apply(red, 1.0, 1.0, 1.0, hue)[0, 0].argmax() for hue in (1 / 3, -1 / 3)]
+    assert sorted(turned) == [1, 2], "to green one way, to blue the other"
 
 
 def test_more_photometric_steps_by_name(raw_sample):

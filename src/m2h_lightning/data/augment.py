@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks a server for news, and hangs an offline node
@@ -160,6 +161,49 @@ class Roll(SampleTransform):
         return K
 
 
+class ColourJitter(A.ImageOnlyTransform):
+    """Change brightness, contrast, saturation and hue by one linear map of colours: a single pass over the image.
+
+    In this order, each where its range is not zero: x·b; c·x + (1 − c)·mean luma; luma + s·(x − luma); a turn of the
+    chroma plane of YIQ about the luma axis (as in ADA, Karras et al., NeurIPS 2020). Nothing is clipped in between.
+    albumentations' ColorJitter, with its way through HSV, takes twelve times as long and a quarter of a sample's time.
+
+    Args:
+        brightness: Largest relative change.
+        contrast: Largest relative change.
+        saturation: Largest relative change.
+        hue: Largest turn, as a share of the colour circle.
+    """
+
+    LUMA = np.array((0.299, 0.587, 0.114))
+    _YIQ = np.array(((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)))
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float) -> None:
+        super().__init__(p=1.0)
+        self.limits = np.array((brightness, contrast, saturation, hue))
+
+    def get_params(self) -> dict[str, Any]:
+        """Draw the four changes."""
+        b, c, s, turn = self.random_generator.uniform(-1, 1, 4) * self.limits
+        return {"brightness": 1 + b, "contrast": 1 + c, "saturation": 1 + s, "hue": turn}
+
+    def apply(
+        self, img: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float, **params: Any
+    ) -> np.ndarray:
+        """Return the changed image, uint8 H×W×3."""
+        mean = brightness * float(self.LUMA @ cv2.mean(img)[:3])
+        # Saturation and hue leave grey as it is, so the mean that contrast turns about can be added at the end.
+        change = self.matrix(saturation, hue) * (brightness * contrast)
+        return cv2.transform(img, np.column_stack([change, np.full(3, (1 - contrast) * mean)]))
+
+    @classmethod
+    def matrix(cls, saturation: float, hue: float) -> np.ndarray:
+        """Return the 3×3 map of colours that changes saturation and hue and leaves luma and grey alone."""
+        cos, sin = saturation * np.cos(2 * np.pi * hue), saturation * np.sin(2 * np.pi * hue)
+        turn = np.array(((1, 0, 0), (0, cos, -sin), (0, sin, cos)))
+        return np.linalg.inv(cls._YIQ) @ turn @ cls._YIQ
+
+
 def photometric(entries: list[dict[str, Any]]) -> list[A.ImageOnlyTransform]:
     """Return the albumentations transforms that ``data.augment.photometric`` names.
 
@@ -213,15 +257,7 @@ def pipeline(size: tuple[int, int], config: AugmentConfig) -> A.Compose:
     if config.flip:
         steps.append(Mirror(p=config.flip))
     if config.brightness or config.contrast or config.saturation or config.hue:
-        steps.append(
-            A.ColorJitter(
-                brightness=(1 - config.brightness, 1 + config.brightness),
-                contrast=(1 - config.contrast, 1 + config.contrast),
-                saturation=(1 - config.saturation, 1 + config.saturation),
-                hue=(-config.hue, config.hue),
-                p=1.0,
-            )
-        )
+        steps.append(ColourJitter(config.brightness, config.contrast, config.saturation, config.hue))
     return A.Compose([*steps, *photometric(config.photometric)], is_check_shapes=False)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from m2h_lightning.data.memory import start_worker
 from m2h_lightning.data.raw import RawSample, check_raw
 from m2h_lightning.data.sample import Sample, collate
 from m2h_lightning.data.transforms import Transform
@@ -154,6 +155,7 @@ def make_loader(
         batch_size=batch_size,
         drop_last=train,
         num_workers=workers,
+        worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from m2h_lightning.data.raw import CODED_INVALID_NORMAL, INVALID, LABELS
 from m2h_lightning.errors import DataError
@@ -78,10 +79,13 @@ def _filled(key: str, like: Tensor, height: int, width: int) -> Tensor:
 
 
 def _stack(maps: list[Tensor]) -> Tensor:
-    """Stack maps; colours that are last in memory stay so, which is what ``channels_last`` means."""
+    """Stack maps; colours that are last in memory stay so, which is what ``channels_last`` means.
+
+    In a loading process ``default_collate`` stacks right into the memory that is shared with the training process.
+    """
     if maps[0].ndim == 3 and maps[0].stride(0) == 1 and maps[0].shape[0] > 1:
-        return torch.stack([part.permute(1, 2, 0) for part in maps]).permute(0, 3, 1, 2)
-    return torch.stack(maps)
+        return default_collate([part.permute(1, 2, 0) for part in maps]).permute(0, 3, 1, 2)
+    return default_collate(maps)
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:

@@ -56,8 +56,7 @@ def crop_map(key: str, source: np.ndarray, top: int, left: int, height: int, wid
 
 
 def _bits(source: np.ndarray) -> np.ndarray:
-    """Return the map as OpenCV takes it: contiguous, half floats as the 16-bit numbers they are stored as."""
-    source = np.ascontiguousarray(source)
+    """Return the map as OpenCV takes it: half floats as the 16-bit numbers they are stored as (rows may be apart)."""
     return source.view(np.uint16) if source.dtype == np.float16 else source
 
 
