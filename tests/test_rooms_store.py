@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m2h_lightning.data import rooms_store
-from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
+from m2h_lightning.data.synthesis import store as rooms_store
 from m2h_lightning.data.synthesis.command import main_synthesize
+from m2h_lightning.data.synthesis.store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.errors import ConfigError, DataError
 
 SPEC = RoomsSpec(split="train", rooms=3, views_per_room=2, height=24, width=32, seed=3)
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 def test_two_processes_asking_at_once_share_the_work(tmp_path, cache):
     code = (
-        "import sys; from m2h_lightning.data.rooms_store import *; "
+        "import sys; from m2h_lightning.data.synthesis.store import *; "
         "ensure_rooms(sys.argv[1], RoomsSpec('train', 3, 2, 24, 32, 3), workers=1, progress=False)"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from m2h_lightning.data.raw import decode
-from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.data.sources import source_class
 from m2h_lightning.data.sources.nyud_facts import official_ids, run_of
 from m2h_lightning.data.synthesis.command import main_synthesize
 from m2h_lightning.data.synthesis.layouts import LAYOUTS
 from m2h_lightning.data.synthesis.layouts.rooms import SPLITS, camera, frames_of, official_frames
+from m2h_lightning.data.synthesis.store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.geometry import plane_normals
 

@@ -88,7 +88,7 @@ class ToySource(Source):
         super().__init__(path, edges, normals, normal_axes)
         self.facts = json.loads((self.path / "facts.json").read_text())
         self.official = self.facts["official"]
-        self._axes = normal_axes or self.facts["axes"]
+        self.stored_axes = normal_axes or self.facts["axes"]
         self.provenance = {"normals": "derived from depth" if self.facts["derived"] else "provided"}
 
     def items(self, split: str) -> list[Item]:
@@ -112,7 +112,7 @@ class ToySource(Source):
         if self.facts["derived"]:
             out["normals"] = plane_normals(out["depth"], camera)
         else:
-            out["normals"] = apply_axes(out["normals"], self._axes)
+            out["normals"] = apply_axes(out["normals"], self.stored_axes)
         if self.facts.get("turned"):  # as readers of sets with inward normals do
             away = np.einsum("hwc,chw->hw", out["normals"], pixel_rays(camera, *SIZE)) > 0
             out["normals"] = np.where(away[..., None], -out["normals"], out["normals"])

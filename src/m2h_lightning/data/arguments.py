@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from m2h_lightning.errors import ConfigError, did_you_mean
@@ -37,3 +38,37 @@ class OneLineParser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             hint = did_you_mean(word, options)
         raise ConfigError(f"{self.prog}: {message}{hint} (see {self.prog} --help)")
+
+
+_COMMON = ("self", "path", "edges", "depth_target", "normals", "normal_axes")
+"""Parameters of readers that all sets share; the commands that want them have options of their own for them."""
+
+
+def _own(reader: Callable[..., Any], without: tuple[str, ...]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(reader).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in (*_COMMON, *without)}
+
+
+def add_own_options(parser: argparse.ArgumentParser, reader: Any, without: tuple[str, ...] = ()) -> None:
+    """Add an option for each parameter that only this data set's reader has.
+
+    Args:
+        parser: To be extended.
+        reader: Class of the reader.
+        without: Parameters to leave out.
+    """
+    group = parser.add_argument_group(f"options of {reader.name}")
+    for name, parameter in _own(reader, without).items():
+        flag = name.replace("_", "-")
+        if parameter.default is False:
+            group.add_argument(f"--{flag}", action="store_true", help="default: no")
+        elif parameter.default is True:
+            group.add_argument(f"--no-{flag}", dest=name, action="store_false", help="default: yes")
+        else:
+            group.add_argument(f"--{flag}", metavar="VALUE", help=f"default: {parameter.default or 'none'}")
+
+
+def own_options(args: argparse.Namespace, reader: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the parsed options of :func:`add_own_options` that differ from their defaults."""
+    chosen = {name: (getattr(args, name), parameter.default) for name, parameter in _own(reader, without).items()}
+    return {name: value for name, (value, default) in chosen.items() if value is not None and value != default}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.data import archives
-from m2h_lightning.data.arguments import OneLineParser
+from m2h_lightning.data.arguments import OneLineParser, add_own_options, own_options
 from m2h_lightning.data.sources import SETS, Source, source_class
 from m2h_lightning.data.store import is_store
 from m2h_lightning.data.store.build import UNPACKED, Outcome, Wish, build, claim, finished
@@ -19,7 +18,6 @@ from m2h_lightning.data.store.shards import locked
 from m2h_lightning.errors import ConfigError, DataError
 
 _SHOWN = 10  # lines of samples that cannot be read
-_NOT_OPTIONS = ("self", "path", "edges", "depth_target", "normals", "normal_axes")  # chosen at load, or listed below
 
 
 def _parser(source: type[Source] | None) -> OneLineParser:
@@ -46,26 +44,14 @@ def _parser(source: type[Source] | None) -> OneLineParser:
     parser.add_argument("--overwrite", action="store_true", help="remove what was prepared in --out before")
     if source is None:
         return parser
-    own = parser.add_argument_group(f"options of {source.name}")
-    for name, parameter in inspect.signature(source).parameters.items():
-        if name in _NOT_OPTIONS or parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            continue
-        flag = name.replace("_", "-")
-        if parameter.default is False:
-            own.add_argument(f"--{flag}", action="store_true", help="default: no")
-        elif parameter.default is True:
-            own.add_argument(f"--no-{flag}", dest=name, action="store_false", help="default: yes")
-        else:
-            own.add_argument(f"--{flag}", metavar="VALUE", help=f"default: {parameter.default or 'none'}")
+    add_own_options(parser, source)
     return parser
 
 
 def _options(source: type[Source], args: Any) -> dict[str, Any]:
     """Return what differs from the defaults of the set's reader."""
-    known = inspect.signature(source).parameters
-    options = {"normals": args.normals, "normal_axes": args.normal_axes}
-    options |= {key: getattr(args, key) for key in known if key not in _NOT_OPTIONS and hasattr(args, key)}
-    return {key: value for key, value in options.items() if value is not None and value != known[key].default}
+    common = {"normals": args.normals, "normal_axes": args.normal_axes}
+    return {key: value for key, value in common.items() if value is not None} | own_options(args, source)
 
 
 def main_prepare(argv: list[str]) -> int:

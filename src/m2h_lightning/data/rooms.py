@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from m2h_lightning.data.base import BaseDataModule
 from m2h_lightning.data.raw import RawSample
-from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.data.sources.edges import EDGE_RULE_TEXT
+from m2h_lightning.data.synthesis.store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.labels import IGNORE, NYU40_CLASSES
 
 

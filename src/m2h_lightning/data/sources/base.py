@@ -73,6 +73,8 @@ class Source(ABC):
     """Rules that can be had here, the default first; empty when there are no edges."""
     provenance: dict[str, str]
     """How each label came about, in words: goes into the manifest and into results."""
+    stored_axes: str | None
+    """Convention of the stored normals in use: the option, else the set's usual one; None where it stores none."""
     splits: tuple[str, ...]
     """Official splits that are here, of "train", "val", "test"."""
 
@@ -86,6 +88,7 @@ class Source(ABC):
         self.path = Path(path).expanduser()
         self.normals = normals
         self.normal_axes = normal_axes
+        self.stored_axes = normal_axes
         self._edges = edges
         if not self.path.exists():
             raise DataError(f"{self.path}: does not exist; expected {self.layout_hint}")

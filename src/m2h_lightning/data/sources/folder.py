@@ -114,8 +114,8 @@ class FolderSource(Source):
         # ``name`` stays that of the kind of set, which stores and commands go by; the folder's own stands here.
         self.packaging = f"folder '{about.name}': {len(images)} images, the first {height}×{width}"
         self.packaging += f", with {', '.join(labels)}" if labels else ", without labels"
-        self._axes = normal_axes or about.normal_axes
-        parse_axes(self._axes)
+        self.stored_axes: str = normal_axes or about.normal_axes
+        parse_axes(self.stored_axes)
         self._normals_from = self._choose_normals()
         rules: list[EdgeRule] = ["provided"] if "edges" in self._files else []
         rules += ["semantic"] if "semseg" in self._files else []
@@ -156,7 +156,9 @@ class FolderSource(Source):
         return {
             "semseg": f"labels of the folder, offset {about.label_offset}, ignored {list(about.ignore)}",
             "depth": f"depth of the folder{scale}, invalid {list(about.depth_invalid)}, max {about.depth_max}",
-            "normals": "derived: planes fitted to the depth labels" if derived else f"of the folder, axes {self._axes}",
+            "normals": "derived: planes fitted to the depth labels"
+            if derived
+            else f"of the folder, axes {self.stored_axes}",
             "edges": EDGE_RULE_TEXT[edges] if edges else "",
         }
 
@@ -250,7 +252,7 @@ class FolderSource(Source):
         stored, coding = read_normals(path), self._about.normal_coding
         if coding is not None and (stored.dtype == np.uint8) != (coding == "uint8"):
             raise DataError(f"{path}: normals are {stored.dtype}; 'normals.coding' in {YAML_NAME} is {coding}")
-        return camera_normals(stored, path, shape, self._axes)
+        return camera_normals(stored, path, shape, self.stored_axes)
 
     def _edge_map(self, path: Path, shape: tuple[int, int]) -> np.ndarray:
         stored = read_values(path)

@@ -82,8 +82,8 @@ class HypersimSource(Source):
         super().__init__(path, edges, normals, normal_axes)
         self.partial = partial
         self.bump = bump
-        self._axes = normal_axes or AXES
-        parse_axes(self._axes)
+        self.stored_axes: str = normal_axes or AXES
+        parse_axes(self.stored_axes)
         if not self.path.is_dir():
             raise DataError(f"{self.path}: is a file; expected a folder with {self.layout_hint}")
         self.scenes = self.path / "scenes" if (self.path / "scenes").is_dir() else self.path
@@ -152,7 +152,7 @@ class HypersimSource(Source):
             "image": "linear light, tonemapped by the publishers' rule",
             "semseg": "provided, NYU40",
             "depth": "provided distance made planar by the exact ray of each pixel",
-            "normals": f"provided ({stored}), turned to the camera, axes {self._axes}"
+            "normals": f"provided ({stored}), turned to the camera, axes {self.stored_axes}"
             if self._normals_from == "provided"
             else "derived from depth by plane fits",
             **({"edges": EDGE_RULE_TEXT[self.edges]} if self.edges else {}),
@@ -268,7 +268,7 @@ class HypersimSource(Source):
         if "depth" in files:
             raw["depth"] = planar_depth(stored("depth", np.float32), rays)
         if "normals" in files:
-            raw["normals"] = facing_normals(stored("normals", np.float32, 3), rays, self._axes)
+            raw["normals"] = facing_normals(stored("normals", np.float32, 3), rays, self.stored_axes)
         elif self._normals_from == "derived":
             raw["normals"] = plane_normals(raw["depth"], raw["K"])
         return raw

@@ -100,8 +100,8 @@ class NYUDv2Source(Source):
         super().__init__(path, edges, normals, normal_axes)
         if crop not in get_args(Crop):
             raise ConfigError(f"crop is '{crop}'{did_you_mean(str(crop), get_args(Crop))}; expected gupta or none")
-        self._axes = normal_axes or DEFAULT_AXES
-        parse_axes(self._axes)
+        self.stored_axes: str = normal_axes or DEFAULT_AXES
+        parse_axes(self.stored_axes)
         self._layout = _find(self.path, crop, self.layout_hint)
         if self._layout.classes < len(self.classes):
             raise DataError(
@@ -145,7 +145,7 @@ class NYUDv2Source(Source):
         if self._normals_from == "derived":
             out["normals"] = DERIVED_NORMALS
         elif self._normals_from == "provided":
-            out["normals"] += f", axes {self._axes}"
+            out["normals"] += f", axes {self.stored_axes}"
             out["normals"] += " (the sign of x is not verified: see 'm2h data verify')" if not self.normal_axes else ""
         if self.edges is not None and self.edges != "provided":
             out["edges"] = EDGE_RULE_TEXT[self.edges]
@@ -176,7 +176,7 @@ class NYUDv2Source(Source):
             DataError: A file is missing, corrupt or of the wrong kind, or normals are to be derived where the camera is
                 not known.
         """
-        out: dict[str, Any] = self._layout.read(item, self._axes if self._normals_from == "provided" else None)
+        out: dict[str, Any] = self._layout.read(item, self.stored_axes if self._normals_from == "provided" else None)
         K = camera(*out["image"].shape[:2])
         if K is None and self._normals_from == "derived":
             height, width = out["image"].shape[:2]

@@ -40,6 +40,7 @@ def facts(source: Source, layout: Layout, another: Callable[..., Source]) -> dic
     if "normals" in source.tasks:
         derived = source.provenance.get("normals", "").startswith("derived")
         origin = source.normals or ("derived" if derived else "provided")
+    axes = source.stored_axes if origin == "provided" else None
     return {
         "packaging": source.packaging,
         "tasks": list(source.tasks),
@@ -52,7 +53,11 @@ def facts(source: Source, layout: Layout, another: Callable[..., Source]) -> dic
                 for target, one in targets.items()
             },
         },
-        "normals": {"from": origin or "none", "axes": source.normal_axes, "coding": NORMALS_TEXT},
+        "normals": {
+            "from": origin or "none",
+            "axes": axes,
+            "coding": NORMALS_TEXT,
+        },
         "edges": {"rules": texts, "coding": EDGES_TEXT},
         "has": HAS_TEXT,
         "provenance": dict(source.provenance),

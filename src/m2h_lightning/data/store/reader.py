@@ -120,6 +120,7 @@ class PreparedStore(Source):
         self.provenance = dict(facts["provenance"])
         if self.edges is not None:
             self.provenance["edges"] = facts["edges"]["rules"][self.edges]
+        self.stored_axes = facts["normals"]["axes"]
         targets = facts["depth"]["targets"]
         if depth_target not in targets:
             raise ConfigError(
@@ -150,7 +151,7 @@ class PreparedStore(Source):
             if asked is not None and asked != have:
                 flag = f"--{key.replace('_', '-')}"
                 raise ConfigError(
-                    f"data.{key} is '{asked}', but {self.path} was prepared with {have or 'the usual ones'}; "
+                    f"data.{key} is '{asked}', but {self.path} was prepared with {have or 'none'}; "
                     f"leave data.{key} out, or prepare another store with {flag} {asked}"
                 )
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.data.arguments import OneLineParser
-from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.data.synthesis.generate import SPLIT_CODES
 from m2h_lightning.data.synthesis.layouts import LAYOUTS
+from m2h_lightning.data.synthesis.store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.errors import ConfigError
 
 _ONLY = {"packaging": ("--packaging", "nyud"), "metres_scale": ("--metres-scale", "cityscapes")}

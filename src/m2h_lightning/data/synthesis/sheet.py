@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2h_lightning.data.raw import decode
-from m2h_lightning.data.rooms_store import RoomsStore
 from m2h_lightning.data.sheet import draw_sheet, save_png
+from m2h_lightning.data.synthesis.store import RoomsStore
 from m2h_lightning.labels import NYU40_CLASSES, class_palette
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from m2h_lightning.data.arguments import OneLineParser
+from m2h_lightning.data.arguments import OneLineParser, add_own_options, own_options
 from m2h_lightning.data.processes import cores
 from m2h_lightning.data.sources import SETS, Source, source_class
 from m2h_lightning.data.sources.base import Item
@@ -21,13 +21,7 @@ from m2h_lightning.data.verify.labels import judge_labels
 from m2h_lightning.data.verify.listing import judge_counts, judge_lists, judge_pictures, list_items
 from m2h_lightning.data.verify.maps import MapTally, judge_maps
 from m2h_lightning.data.verify.one_sample import derived_normals
-from m2h_lightning.data.verify.opening import (
-    add_own_options,
-    axes_in_use,
-    axes_option,
-    open_source,
-    own_options,
-)
+from m2h_lightning.data.verify.opening import axes_option, open_source
 from m2h_lightning.data.verify.orphans import find_orphans, judge_orphans
 from m2h_lightning.data.verify.problems import Finding, ordered
 from m2h_lightning.data.verify.report import Report, print_report, write_json
@@ -54,7 +48,7 @@ def _parser(source: type[Source] | None) -> OneLineParser:
     parser.add_argument("--edges", metavar="RULE", help="provided, semantic or instance")
     parser.add_argument("--partial", action="store_true", help="an incomplete copy: missing samples are no problem")
     if source is not None:
-        add_own_options(parser, source)
+        add_own_options(parser, source, without=("partial",))
     return parser
 
 
@@ -100,7 +94,7 @@ def verify(
     if getattr(source, "depth_target", "metric") == "metric":
         findings += judge_depth(totals.depth, source.depth_range)
     findings += judge_flatness(totals.flatness)
-    verdict, axes = decide(totals.axes), axes_in_use(source)
+    verdict, axes = decide(totals.axes), source.stored_axes or "x,y,z"
     derived = derived_normals(source) if "normals" in totals.maps else ""
     findings += judge_axes(totals.axes, verdict, axes, derived, axes_option(source))
     if "edges" in totals.maps:
@@ -134,7 +128,7 @@ def main_verify(argv: list[str], opener: Callable[..., Source] = open_source) ->
             raise ConfigError(f"--{key} is {value}; it must be at least 1")
     start = time.monotonic()
     options = {key: getattr(args, key) for key in ("edges", "normals", "normal_axes")}
-    options |= own_options(args, source_class(args.set))
+    options |= own_options(args, source_class(args.set), without=("partial",))
     source = opener(args.set, args.path.expanduser(), partial=args.partial, **options)
     workers = args.workers or cores()
     report, items = verify(source, args.split, args.samples, workers, args.partial)

@@ -13,11 +13,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from m2h_lightning.data.rooms_store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.data.sources import nyud_facts
 from m2h_lightning.data.sources.reading import import_h5py
 from m2h_lightning.data.synthesis.layouts import LayoutSample, check_target, write_layout
 from m2h_lightning.data.synthesis.layouts.cityscapes import check_scale
+from m2h_lightning.data.synthesis.store import RoomsSpec, RoomsStore, ensure_rooms
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.geometry import resize_intrinsics
 
