@@ -27,3 +27,14 @@ class Folder(RecordedDataModule):
         if self._find() is not None:
             source = self.source
             self.classes, self.depth_range = tuple(source.classes), source.depth_range
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts as plain values; unlike those of other sets they cannot be known without the files.
+
+        Raises:
+            DataError: The folder is not there.
+        """
+        if self._find() is None:
+            self.source  # noqa: B018 - says what is missing and where it was looked for
+        return super().facts

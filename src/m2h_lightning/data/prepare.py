@@ -139,8 +139,10 @@ def run(out: Path, path: Path, wish: Wish, archived: list[Path], overwrite: bool
         DataError: See :func:`main_prepare`.
         ConfigError: See :func:`main_prepare`.
     """
-    if not archived and not path.exists():
-        raise DataError(f"--src {path}: does not exist; expected {wish.source.layout_hint}")
+    if not archived:
+        if not path.exists():
+            raise DataError(f"--src {path}: does not exist; expected {wish.source.layout_hint}")
+        wish.source(path, **wish.options)  # what is wrong with it is told before --overwrite removes anything
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
