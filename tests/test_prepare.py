@@ -311,6 +311,15 @@ def test_other_options_in_the_same_folder_are_refused(raw, tmp_path, options, na
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
+def test_overwriting_removes_nothing_when_the_new_source_is_none(raw, tmp_path):
+    prepare(raw, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError):
+        prepare(tmp_path / "empty", tmp_path / "out", "--overwrite")
+    assert contents(tmp_path / "out") == before
+
+
 def test_a_folder_with_something_else_is_not_touched(raw, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("ten years of work")
