@@ -22,7 +22,7 @@ import toy_source
 from m2h_lightning.data.store import PreparedStore
 from m2h_lightning.data.store import build as building
 from m2h_lightning.data.store.writer import WriteShard
-from m2h_lightning.errors import ConfigError, DataError
+from m2h_lightning.errors import ConfigError, DataError, M2HError
 from prepare_helpers import contents, damage, prepare
 from toy_source import write_toy
 
@@ -315,9 +315,17 @@ def test_overwriting_removes_nothing_when_the_new_source_is_none(raw, tmp_path):
     prepare(raw, tmp_path / "out")
     before = contents(tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError):
-        prepare(tmp_path / "empty", tmp_path / "out", "--overwrite")
-    assert contents(tmp_path / "out") == before
+    (tmp_path / "broken.zip").write_bytes(b"PK no more")
+    for source, words in (("empty", ()), ("broken.zip", ()), (raw, ("--split", "bogus"))):
+        with pytest.raises(M2HError):
+            prepare(tmp_path / source, tmp_path / "out", "--overwrite", *words)
+        assert contents(tmp_path / "out") == before
+
+
+def test_a_failed_attempt_does_not_claim_the_folder(raw, tmp_path):
+    with pytest.raises(M2HError):
+        prepare(raw, tmp_path / "out", "--split", "bogus")
+    prepare(raw, tmp_path / "out", name="toyfar")
 
 
 def test_a_folder_with_something_else_is_not_touched(raw, tmp_path):

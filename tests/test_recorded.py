@@ -141,6 +141,26 @@ def test_a_store_cannot_be_turned_at_load(root):
         NYUDv2(path=str(root / "other" / "nyud-prepared"), normal_axes="-y,x,z").check()
 
 
+def test_a_store_refuses_what_was_settled_when_it_was_made(root):
+    with pytest.raises(ConfigError, match=r"data\.stored_crop is 'none'.*prepared with 'gupta'"):
+        NYUDv2(path=str(root / "other" / "nyud-prepared"), stored_crop="none").check()
+
+
+def test_a_hold_out_is_never_called_the_test_split(root, tmp_path):
+    store = tmp_path / "train-only"
+    assert m2h("data", "prepare", "nyud", "--src", root / "NYUDv2", "--out", store, "--split", "train") == 0
+    data = NYUDv2(path=str(store), holdout=0.3)
+    assert data.items("val")
+    with pytest.raises(DataError, match="test split of 'nyud' is not here"):
+        data.items("test")
+
+
+@pytest.mark.parametrize("key", ["crop", "batch_size", "workers", "augment", "holdout"])
+def test_null_is_one_line(root, key):
+    with pytest.raises(ConfigError, match=f"data.{key}"):
+        NYUDv2(root=str(root), **{key: None})
+
+
 def test_a_store_of_another_set_is_named(root):
     with pytest.raises(DataError, match="'nyud', not of 'cityscapes'"):
         Cityscapes(path=str(root / "other" / "nyud-prepared")).check()

@@ -361,3 +361,17 @@ def test_the_edges_of_the_store_are_those_of_the_rule(stored):
     store = PreparedStore(stored, edges="semantic")
     raw = store.load(store.items("train")[0])
     assert np.array_equal(raw["edges"], apply_edge_rule({**raw}, "semantic")["edges"])
+
+
+@pytest.mark.parametrize("offset", [0, 6, 8, 10, 40, 100, 126, 127])
+def test_damage_in_the_header_of_a_shard_is_one_line(copy, offset):
+    shard = next((copy / "shards").glob("*.npy"))
+    data = bytearray(shard.read_bytes())
+    data[offset] ^= 0xA5
+    shard.write_bytes(data)
+    store = PreparedStore(copy)
+    with pytest.raises(DataError) as caught:
+        for split in store.splits:
+            for item in store.items(split):
+                store.read(item)
+    assert str(shard) in str(caught.value) and "\n" not in str(caught.value).strip()

@@ -325,7 +325,8 @@ def test_more_photometric_steps_by_name(raw_sample):
         ({"name": "Normalize"}, "device"),
         ({"name": "GaussianBlur", "strength": 3}, "strength"),
         ({"name": "GaussianBlur", "p": "often"}, "GaussianBlur"),
-        ({}, "None"),
+        ({}, "name"),
+        ({"name": "ToGray", "num_output_channels": 1}, "ToGray"),
     ],
 )
 def test_a_wrong_photometric_step_is_one_line(entry, word):

@@ -219,8 +219,26 @@ def test_wrong_arguments_are_one_line(healthy, words, said):
 
 def test_unwritable_places_are_one_line(healthy, tmp_path):
     (tmp_path / "file").write_text("")
-    for option in ("--json", "--sheet"):
-        assert "cannot be written" in failure(healthy, option, tmp_path / "file" / "x")
+    for option, name in (("--json", "x.json"), ("--sheet", "x.png")):
+        assert "cannot be written" in failure(healthy, option, tmp_path / "file" / name)
+
+
+def test_a_report_is_written_over_nothing_but_a_report(healthy, tmp_path):
+    inside = next(path for path in healthy.rglob("*") if path.is_file())
+    before = inside.read_bytes()
+    for option, target in (("--json", inside), ("--sheet", inside), ("--json", "/dev/null"), ("--sheet", "sheet.jpg")):
+        with pytest.raises(ConfigError, match=option):
+            run(healthy, option, str(target))
+    png = healthy / "mine.png"
+    png.write_bytes(b"a picture of the set")
+    with pytest.raises(ConfigError, match="a file of the data set"):
+        run(healthy, "--sheet", str(png))
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="no plain file"):
+        run(healthy, "--json", str(link))
+    assert inside.read_bytes() == before and png.read_bytes() == b"a picture of the set"
+    png.unlink()
 
 
 def test_what_is_no_set_at_all_is_the_readers_line(tmp_path):

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from m2h_lightning import __version__
-from m2h_lightning.errors import ConfigError, M2HError, did_you_mean
+from m2h_lightning.errors import ConfigError, DataError, M2HError, did_you_mean
 
 TRAINING_VERBS = {
     "fit": "train a network:                 --config experiments/rooms.yaml [--model.* --data.* --trainer.* --run.*]",
@@ -129,18 +129,27 @@ def _data(words: list[str]) -> int:
         lines = "\n".join(f"  {name:<12}{text}" for name, text in DATA_VERBS.items())
         print(f"usage: m2h data VERB …\n\n{lines}\n\n'm2h data VERB --help' lists the options")
         return 0
+    try:
+        return _run_data(verb, words[1:])
+    except PermissionError as error:
+        raise DataError(
+            f"{error.filename or 'a file'}: {error.strerror}; have its rights given to you, or choose another place"
+        ) from error
+
+
+def _run_data(verb: str, words: list[str]) -> int:
     if verb == "prepare":
         from m2h_lightning.data.prepare import main_prepare
 
-        return main_prepare(words[1:])
+        return main_prepare(words)
     if verb == "verify":
         from m2h_lightning.data.verify import main_verify
 
-        return main_verify(words[1:])
+        return main_verify(words)
     if verb == "synthesize":
         from m2h_lightning.data.synthesis.command import main_synthesize
 
-        return main_synthesize(words[1:])
+        return main_synthesize(words)
     raise ConfigError(
         f"there is no command 'data {verb}'{did_you_mean(verb, DATA_VERBS)} (data {', data '.join(DATA_VERBS)})"
     )

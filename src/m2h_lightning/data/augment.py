@@ -204,6 +204,23 @@ class ColourJitter(A.ImageOnlyTransform):
         return np.linalg.inv(cls._YIQ) @ turn @ cls._YIQ
 
 
+def _try(name: str, step: A.ImageOnlyTransform) -> None:
+    """Refuse a step that does not make an image of an image.
+
+    Raises:
+        ConfigError: It fails, or changes size, channels or type.
+    """
+    image = np.full((64, 64, 3), 100, np.uint8)
+    try:
+        out = step(image=image, force_apply=True)["image"]
+    except Exception as error:  # a third party's code: any kind of error says that it cannot be used like this
+        raise ConfigError(
+            f"data.augment.photometric.{name} fails on an image: {' '.join(str(error).split())}"
+        ) from None
+    if out.shape != image.shape or out.dtype != image.dtype:
+        raise ConfigError(f"data.augment.photometric.{name} makes {out.dtype} {out.shape} of a uint8 RGB image")
+
+
 def photometric(entries: list[dict[str, Any]]) -> list[A.ImageOnlyTransform]:
     """Return the albumentations transforms that ``data.augment.photometric`` names.
 
@@ -220,6 +237,8 @@ def photometric(entries: list[dict[str, Any]]) -> list[A.ImageOnlyTransform]:
     }
     steps = []
     for entry in entries:
+        if "name" not in entry:
+            raise ConfigError("data.augment.photometric: each entry needs a name, such as {name: GaussianBlur, p: 0.1}")
         arguments = dict(entry)
         name = arguments.pop("name", None)
         if name not in known:
@@ -238,6 +257,7 @@ def photometric(entries: list[dict[str, Any]]) -> list[A.ImageOnlyTransform]:
             raise ConfigError(f"data.augment.photometric.{name}: {' '.join(str(error).split())}") from None
         if step.invalid_args:
             raise ConfigError(f"data.augment.photometric.{name}: there is no argument {', '.join(step.invalid_args)}")
+        _try(name, step)
         steps.append(step)
     return steps
 

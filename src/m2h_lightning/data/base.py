@@ -28,8 +28,14 @@ def check_facts(network: dict[str, Any], data: dict[str, Any]) -> None:
     Raises:
         ConfigError: Classes or depth range differ.
     """
-    for key, default in (("classes", None), ("depth_range", None), ("depth_unit", "m")):
+    for key, default in (("depth_unit", "m"), ("classes", None), ("depth_range", None)):
         if network.get(key, default) != data.get(key, default):
+            if key == "depth_unit":
+                was, now = network.get(key, default), data.get(key, default)
+                raise ConfigError(
+                    f"the network was built for depth in {was}, the data set gives it in {now}; set data.depth_target "
+                    "to what it was trained on, or train anew"
+                )
             raise ConfigError(
                 f"the network was built for {key} of '{network.get('name')}', the data set is '{data.get('name')}' "
                 "with others; use the data set it was trained on, or train anew"
@@ -72,6 +78,10 @@ class BaseDataModule(L.LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        needed = {"crop": crop, "batch_size": batch_size, "workers": workers, "augment": augment}
+        for key, given in needed.items():
+            if given is None:
+                raise ConfigError(f"data.{key} is null; leave the key out to have its default")
         for key, size in (("crop", crop), ("eval_size", eval_size)):
             if size is not None and min(size) < 16:
                 raise ConfigError(f"data.{key} is {list(size)}; height and width must be at least 16 pixels")

@@ -7,6 +7,7 @@ from typing import Any
 from m2h_lightning.data.raw import DEPTH_UNITS, DepthTarget
 from m2h_lightning.data.recorded import RecordedDataModule
 from m2h_lightning.data.sources.cityscapes import DEPTH_RANGES, CityscapesSource
+from m2h_lightning.errors import ConfigError
 
 
 class Cityscapes(RecordedDataModule):
@@ -34,3 +35,13 @@ class Cityscapes(RecordedDataModule):
         # The one fact that a choice decides, so that a unit is never carried over to another.
         self.depth_range = DEPTH_RANGES[depth_target]
         self.depth_unit = DEPTH_UNITS[depth_target]
+
+    def check(self) -> None:
+        """Open the data set.
+
+        Raises:
+            ConfigError: A depth target was chosen, and there is no depth.
+        """
+        super().check()
+        if self.depth_unit != "m" and "depth" not in self.source.tasks:
+            raise ConfigError(f"data.depth_target: there is no depth at {self.source.path} ({self.source.packaging})")

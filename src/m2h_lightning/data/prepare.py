@@ -149,14 +149,14 @@ def run(out: Path, path: Path, wish: Wish, archived: list[Path], overwrite: bool
         raise DataError(f"--out {out}: cannot be made ({error.strerror}): choose another folder") from error
     with locked(out, wait=False):
         claim(out, wish, overwrite)
-        if archived and (manifest := finished(out, wish)) is not None:
+        if archived and not overwrite and (manifest := finished(out, wish)) is not None:
             listed = [{"name": name, "bytes": size} for name, size in wish.archives]
             if manifest.get("archives") == listed:
                 return Outcome(manifest)
         if not archived:
-            return build(out, path, wish)
+            return build(out, path, wish, overwrite)
         with _unpacked(out, archived) as folder:
-            outcome = build(out, _find(folder, wish), wish)
+            outcome = build(out, _find(folder, wish), wish, overwrite)
         if not outcome.errors:
             _remove_unpacked(out)
         return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,9 @@ from m2h_lightning.errors import ConfigError, DataError
 
 STORE_OPTIONS = ("edges", "normals", "normal_axes", "depth_target")
 """Options that a prepared store answers itself; all others were settled when it was prepared."""
+
+KEYS = {"crop": "stored_crop"}
+"""Keys that are called otherwise in a configuration than in the reader."""
 
 
 class SourceDataset(Dataset[RawSample]):
@@ -102,7 +106,7 @@ class RecordedDataModule(BaseDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if not 0 <= holdout < 1:
+        if holdout is None or not 0 <= holdout < 1:
             raise ConfigError(f"data.holdout is {holdout}; give a share from 0 to below 1")
         self.path = None if path is None else Path(path).expanduser()
         self.holdout = holdout
@@ -136,12 +140,29 @@ class RecordedDataModule(BaseDataModule):
             store = PreparedStore(folder, **{k: v for k, v in self.options.items() if k in STORE_OPTIONS})
             if store.name != self.source_name:
                 raise DataError(f"{folder}: is a prepared store of '{store.name}', not of '{self.source_name}'")
+            self._refuse_settled(store)
             return store
+        source = reader(folder, **self.options)
         rank_zero_info(
             f"reading {folder} as published; 'm2h data prepare {self.source_name} --src {folder} --out "
             f"{self.root / self.source_name}-prepared' makes loading several times faster"
         )
-        return reader(folder, **self.options)
+        return source
+
+    def _refuse_settled(self, store: PreparedStore) -> None:
+        """Refuse keys that a prepared store cannot follow any more.
+
+        Raises:
+            ConfigError: One differs from what was prepared.
+        """
+        known = inspect.signature(source_class(self.source_name)).parameters
+        for key, value in self.options.items():
+            prepared = store.manifest["options"].get(key, known[key].default)
+            if key not in STORE_OPTIONS and value != known[key].default and str(value) != str(prepared):
+                raise ConfigError(
+                    f"data.{KEYS.get(key, key)} is {value!r}, but {store.path} was prepared with {prepared!r}; leave "
+                    "the key out, or prepare another store with that option"
+                )
 
     def check(self) -> None:
         """Open the data set: what is missing is told before a network is built."""
@@ -167,6 +188,7 @@ class RecordedDataModule(BaseDataModule):
             "edge_rule": self.facts["edge_rule"],
             "packaging": self.source.packaging,
             "labels": dict(self.source.provenance),
+            "test": "test split" if "test" in self.source.splits else "validation samples",
             "validation": "official"
             if own_validation
             else f"hold-out {self.holdout}"
@@ -192,6 +214,11 @@ class RecordedDataModule(BaseDataModule):
         if split in has:
             return self.source.items(split)
         if split == "test":
+            if "test" in source_class(self.source_name).official:
+                raise DataError(
+                    f"{self.source.path}: the test split of '{self.source_name}' is not here (there is "
+                    f"{', '.join(has)}); get or prepare it too, or run validate"
+                )
             self._warn("the data set has no test split: testing on the validation samples")
             return self.items("val")
         if divided:

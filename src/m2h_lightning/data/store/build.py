@@ -83,12 +83,12 @@ class Outcome:
 
 
 def claim(out: Path, wish: Wish, overwrite: bool) -> None:
-    """Make sure that a folder is new, or the store (finished or not) of the same wish.
+    """Make sure that a folder is new, or the store (finished or not) of the same wish; nothing is written.
 
     Args:
         out: The store; exists, and is locked by this process.
         wish: What is to be prepared.
-        overwrite: Remove what was prepared there before.
+        overwrite: What was prepared there before may be of another wish.
 
     Raises:
         DataError: The folder holds something else.
@@ -98,26 +98,32 @@ def claim(out: Path, wish: Wish, overwrite: bool) -> None:
     content = {"kind": KIND, "format": FORMAT, **wish.identity}
     if path.is_file():
         if overwrite:
-            for name in (MANIFEST, PREPARED, SAMPLES, describe.SOURCES):
-                (out / name).unlink(missing_ok=True)
-            shutil.rmtree(out / SHARDS, ignore_errors=True)
-        else:
-            try:
-                found = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: not readable ({error}): give --overwrite to prepare anew") from error
-            for key, value in content.items():
-                if found.get(key) != value:
-                    raise ConfigError(
-                        f"{out}: was prepared with {key} {_short(found.get(key))}, now asked for {_short(value)}: "
-                        "choose another --out, or --overwrite to remove what is there"
-                    )
+            return
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not readable ({error}): give --overwrite to prepare anew") from error
+        for key, value in content.items():
+            if found.get(key) != value:
+                raise ConfigError(
+                    f"{out}: was prepared with {key} {_short(found.get(key))}, now asked for {_short(value)}: "
+                    "choose another --out, or --overwrite to remove what is there"
+                )
     else:
         others = [name for name in (entry.name for entry in out.iterdir()) if not _ours(name)]
         if others:
             raise DataError(f"{out}: is not empty ({sorted(others)[0]}) and no prepared store; give --out a new folder")
-    if not path.is_file():
-        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+def _take(out: Path, wish: Wish, overwrite: bool) -> None:
+    """Write down whose store this is, once the source is known to be good; remove what is to be replaced."""
+    if overwrite:
+        for name in (MANIFEST, PREPARED, SAMPLES, describe.SOURCES):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / SHARDS, ignore_errors=True)
+    if not (out / PREPARED).is_file():
+        content = {"kind": KIND, "format": FORMAT, **wish.identity}
+        write_atomically(out / PREPARED, json.dumps(content, indent=1, ensure_ascii=False).encode())
     (out / SHARDS).mkdir(exist_ok=True)
 
 
@@ -144,13 +150,14 @@ def finished(out: Path, wish: Wish) -> dict[str, Any] | None:
     return None if manifest["skipped"] and not wish.skip_corrupt else manifest
 
 
-def build(out: Path, path: Path, wish: Wish) -> Outcome:
+def build(out: Path, path: Path, wish: Wish, overwrite: bool = False) -> Outcome:
     """Complete a store.
 
     Args:
         out: Its folder, claimed and locked.
         path: The data set's own files.
         wish: What is to be prepared.
+        overwrite: Remove what was prepared there before, once the source is known to be good.
 
     Raises:
         DataError: The set cannot be read, the disk is too small or full.
@@ -163,7 +170,11 @@ def build(out: Path, path: Path, wish: Wish) -> Outcome:
     layout = Layout(labels, depth_stored(source.depth_range, coded), source.edge_rules, len(source.classes))
     plans = plan(source, splits, layout, wish.identity["options"], wish.samples)
     shards = [shard for split in plans.values() for shard in split.shards]
-    _refuse_loss(out, plans)
+    if overwrite and path.resolve() != out.resolve() and out.resolve() in path.resolve().parents and not wish.archives:
+        raise ConfigError(f"--src {path}: lies in --out, which --overwrite would remove; move it first")
+    if not overwrite:
+        _refuse_loss(out, plans)
+    _take(out, wish, overwrite)
     for folder in (out, out / SHARDS):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)

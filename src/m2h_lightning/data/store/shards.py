@@ -79,7 +79,8 @@ def open_shard(path: Path, dtype: np.dtype, count: int, mend: str, restore: str)
         raise DataError(f"{path}: truncated or corrupt ({size} of {expected} bytes): {mend}")
     try:
         shard = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, SyntaxError) as error:
+    except Exception as error:
+        # NumPy parses the header as Python source: damage there gives tokenize's, ast's and its own kinds of error.
         raise DataError(f"{path}: corrupt header ({error}): {mend}") from error
     if shard.dtype != dtype or shard.shape != (count,):
         raise DataError(f"{path}: holds something else than its manifest says: {mend}")

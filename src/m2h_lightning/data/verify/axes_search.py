@@ -17,7 +17,7 @@ from m2h_lightning.data.verify.planes import IDEAS, block_means, blocks_of, fit_
 IDENTITY, _MINUS = ALL_AXES.index("x,y,z"), ALL_AXES.index("-x,-y,-z")
 MARGIN, SHARE = 2.0, 1.15
 """A convention is clearly better if its mean angle is smaller by this many degrees and by this factor."""
-FIT = 40.0
+FIT = 30.0
 """Degrees. Normals that are no better than this under any convention have nothing to do with the depth."""
 _BLOCKS_PER_SAMPLE = 1024
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from m2h_lightning.data.arguments import OneLineParser, add_own_options, own_options
 from m2h_lightning.data.processes import cores
+from m2h_lightning.data.raw import LABELS
 from m2h_lightning.data.sources import SETS, Source, source_class
 from m2h_lightning.data.sources.base import Item
 from m2h_lightning.data.verify.axes_findings import judge_axes
@@ -99,9 +101,43 @@ def verify(
     findings += judge_axes(totals.axes, verdict, axes, derived, axes_option(source))
     if "edges" in totals.maps:
         findings += judge_edges(totals.edges, totals.maps.get("edges", MapTally()).samples)
+    findings += [found for found in _judge_store(source) if not any(found.file in other.line for other in findings)]
+    missing = [label for label in LABELS if label not in source.tasks]
+    if missing:
+        findings.append(Finding("note", "labels", f"no {', no '.join(missing)}: these labels are not here"))
     if items and not totals.read:
         findings.append(Finding("problem", "sample", "not one sample could be read"))
     return Report(source, counts, len(items), totals, verdict, axes, ordered(findings)), items
+
+
+def _judge_store(source: Source) -> list[Finding]:
+    """Compare the shards of a prepared store with the digests in its manifest."""
+    from m2h_lightning.data.store import PreparedStore, damaged_shards
+
+    if not isinstance(source, PreparedStore):
+        return []
+    mend = "delete it and run the same 'm2h data prepare' again, it writes only this file"
+    return [
+        Finding("problem", "store", "its content is not what the manifest says", mend, str(path))
+        for path in damaged_shards(source)
+    ]
+
+
+def _check_targets(args: argparse.Namespace) -> None:
+    """Refuse to write a report over anything but a report.
+
+    Raises:
+        ConfigError: The name has another ending, or something is there that is no plain file or is of the data set.
+    """
+    for option, path, endings in (("--json", args.json, (".json",)), ("--sheet", args.sheet, (".png",))):
+        if path is None:
+            continue
+        if path.suffix.lower() not in endings:
+            raise ConfigError(f"{option} {path}: must end in {' or '.join(endings)}")
+        inside = args.path.expanduser().resolve() in path.expanduser().resolve().parents
+        if path.is_symlink() or (path.exists() and (inside or not path.is_file())):
+            why = "is a file of the data set" if inside else "is no plain file"
+            raise ConfigError(f"{option} {path}: {why}; choose another name")
 
 
 def main_verify(argv: list[str], opener: Callable[..., Source] = open_source) -> int:
@@ -126,6 +162,7 @@ def main_verify(argv: list[str], opener: Callable[..., Source] = open_source) ->
         value = getattr(args, key)
         if value is not None and value < 1:
             raise ConfigError(f"--{key} is {value}; it must be at least 1")
+    _check_targets(args)
     start = time.monotonic()
     options = {key: getattr(args, key) for key in ("edges", "normals", "normal_axes")}
     options |= own_options(args, source_class(args.set), without=("partial",))
