@@ -370,8 +370,12 @@ def test_damage_in_the_header_of_a_shard_is_one_line(copy, offset):
     data[offset] ^= 0xA5
     shard.write_bytes(data)
     store = PreparedStore(copy)
-    with pytest.raises(DataError) as caught:
+
+    def read_all():
         for split in store.splits:
             for item in store.items(split):
                 store.read(item)
+
+    with pytest.raises(DataError) as caught:
+        read_all()
     assert str(shard) in str(caught.value) and "\n" not in str(caught.value).strip()

@@ -54,6 +54,8 @@ def explain(message: str, known_keys: Iterable[str], arguments: Arguments, data_
 def unknown_key(key: str, keys: Iterable[str], arguments: Arguments) -> str:
     """Return the line for a key that does not exist, with the closest one that does."""
     keys = list(keys)
+    if key in keys:  # of another class: every data set's keys are known, not every data set has them
+        return f"unknown key '{key}'{arguments.place(key)}; the class in use has no such key (other data sets have)"
     shown = _misspelt_part(key, keys)
     closest = did_you_mean(shown, _with_branches(keys)) or f"; 'm2h {arguments.verb} --help' lists all keys"
     return f"unknown key '{shown}'{arguments.place(shown)}{closest}"

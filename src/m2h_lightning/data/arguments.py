@@ -58,14 +58,18 @@ def add_own_options(parser: argparse.ArgumentParser, reader: Any, without: tuple
         without: Parameters to leave out.
     """
     group = parser.add_argument_group(f"options of {reader.name}")
+    # The reader's own documentation says what they mean; there is no second text that could differ.
+    meaning = dict(re.findall(r"^    (\w+): (.+?)(?=\n    \w|\n\n|\Z)", inspect.getdoc(reader) or "", re.M | re.S))
     for name, parameter in _own(reader, without).items():
         flag = name.replace("_", "-")
+        text = " ".join(meaning.get(name, "").replace("%", "%%").split())
         if parameter.default is False:
-            group.add_argument(f"--{flag}", action="store_true", help="default: no")
+            group.add_argument(f"--{flag}", action="store_true", help=text)
         elif parameter.default is True:
-            group.add_argument(f"--no-{flag}", dest=name, action="store_false", help="default: yes")
+            group.add_argument(f"--no-{flag}", dest=name, action="store_false", help=f"do not: {text}")
         else:
-            group.add_argument(f"--{flag}", metavar="VALUE", help=f"default: {parameter.default or 'none'}")
+            shown = f"{text} (default: {parameter.default or 'none'})"
+            group.add_argument(f"--{flag}", metavar="VALUE", help=shown)
 
 
 def own_options(args: argparse.Namespace, reader: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -56,7 +56,10 @@ class MatLayout(Layout):
         if not 1 <= self.count <= COUNT:
             raise DataError(f"{file}: holds {self.count} images; {RAW_NAME} has {COUNT}")
         if crop == "gupta" and size != (480, 640):
-            raise DataError(f"{file}: images are {size[0]}×{size[1]}, the crop is for 480×640; use crop: none")
+            raise DataError(
+                f"{file}: images are {size[0]}×{size[1]}, the crop is for 480×640; give --crop none (in a "
+                "configuration: data.stored_crop: none)"
+            )
         self._window = np.s_[CROP[0] : CROP[1], CROP[2] : CROP[3]] if crop == "gupta" else np.s_[:, :]
         self._size = (CROP[1] - CROP[0], CROP[3] - CROP[2]) if crop == "gupta" else size
         some = "" if self.count == COUNT else f", only {self.count} of {COUNT} images"
