@@ -8,7 +8,6 @@ the result.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.run import machine, paired
+from benchmarks.run import machine, paired, tell
 from m2h_lightning.cli import main as m2h
 from m2h_lightning.data.augment import TrainTransform
 from m2h_lightning.data.augment_config import AugmentConfig
@@ -29,7 +28,6 @@ from m2h_lightning.data.recorded import SourceDataset
 from m2h_lightning.data.sample import collate, to_contract
 from m2h_lightning.data.sources import Item, Source, source_class
 from m2h_lightning.data.store import PreparedStore
-from m2h_lightning.files import atomic
 
 CHAINS = {
     "scale 0.75–1.5, flip, colour jitter": AugmentConfig(scale=[0.75, 1.5]),
@@ -129,14 +127,7 @@ def main() -> None:
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         results = rows(Path(folder), arguments.samples, arguments.rounds)
-    about = {**machine(), "opencv": cv2.__version__, "numpy": np.__version__}
-    width = max(len(row["what"]) for row in results)
-    for row in results:
-        print(f"{row['what']:<{width}}  {row['value']:>9.2f} {row['unit']}")
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    if arguments.out:
-        with atomic(arguments.out) as temporary:
-            temporary.write_text(json.dumps({"machine": about, "rows": results}, indent=1))
+    tell(results, {**machine(), "opencv": cv2.__version__, "numpy": np.__version__}, arguments.out)
 
 
 if __name__ == "__main__":

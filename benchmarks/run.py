@@ -59,6 +59,17 @@ def machine() -> dict[str, Any]:
     }
 
 
+def tell(rows: list[dict[str, Any]], about: dict[str, Any], out: Path | None) -> None:
+    """Print results and where they were measured; write them as JSON where asked."""
+    width = max(len(row["what"]) for row in rows)
+    for row in rows:
+        print(f"{row['what']:<{width}}  {row['value']:>9.2f} {row['unit']}")
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    if out:
+        with atomic(out) as temporary:
+            temporary.write_text(json.dumps({"machine": about, "rows": rows}, indent=1))
+
+
 def network(preset: str, **changes: Any) -> M2HNet:
     """Return a network of random weights in evaluation mode."""
     backbone = BackboneConfig(pretrained=False)
@@ -141,14 +152,7 @@ def main() -> None:
     rows = cost_rows() + speed_rows(arguments.size, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         rows += data_rows(Path(folder))
-    about = machine()
-    width = max(len(row["what"]) for row in rows)
-    for row in rows:
-        print(f"{row['what']:<{width}}  {row['value']:>9.2f} {row['unit']}")
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    if arguments.out:
-        with atomic(arguments.out) as temporary:
-            temporary.write_text(json.dumps({"machine": about, "rows": rows}, indent=1))
+    tell(rows, machine(), arguments.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from m2h_lightning.data.raw import RawSample
 from m2h_lightning.data.sources import Item, Source, source_class
 from m2h_lightning.data.sources.base import NormalsFrom
 from m2h_lightning.data.sources.edges import EDGE_RULE_TEXT, EdgeRule
-from m2h_lightning.data.store import PreparedStore, is_store
+from m2h_lightning.data.store import PreparedStore, is_store, open_store
 from m2h_lightning.errors import ConfigError, DataError
 
 STORE_OPTIONS = ("edges", "normals", "normal_axes", "depth_target")
@@ -137,9 +137,8 @@ class RecordedDataModule(BaseDataModule):
                 "--data.root or M2H_DATA"
             )
         if is_store(folder):
-            store = PreparedStore(folder, **{k: v for k, v in self.options.items() if k in STORE_OPTIONS})
-            if store.name != self.source_name:
-                raise DataError(f"{folder}: is a prepared store of '{store.name}', not of '{self.source_name}'")
+            asked = {key: value for key, value in self.options.items() if key in STORE_OPTIONS}
+            store = open_store(folder, self.source_name, **asked)
             self._refuse_settled(store)
             return store
         source = reader(folder, **self.options)

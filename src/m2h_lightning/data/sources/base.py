@@ -14,6 +14,9 @@ from m2h_lightning.errors import ConfigError, DataError, did_you_mean
 
 NormalsFrom = Literal["provided", "derived", "none"]
 
+DERIVED_NORMALS = "derived: planes fitted to the depth labels"
+"""Provenance of derived normals; a manifest tells them by the first word."""
+
 
 @dataclass(frozen=True)
 class Item:

@@ -48,7 +48,7 @@ import numpy as np
 
 from m2h_lightning.data.raw import RawSample
 from m2h_lightning.data.sources.axes import parse_axes
-from m2h_lightning.data.sources.base import Item, NormalsFrom, Source
+from m2h_lightning.data.sources.base import DERIVED_NORMALS, Item, NormalsFrom, Source
 from m2h_lightning.data.sources.edges import EDGE_RULE_TEXT, EdgeRule
 from m2h_lightning.data.sources.folder_files import find_splits, scan, scene_of
 from m2h_lightning.data.sources.folder_yaml import YAML_NAME, matrix, read_description
@@ -156,9 +156,7 @@ class FolderSource(Source):
         return {
             "semseg": f"labels of the folder, offset {about.label_offset}, ignored {list(about.ignore)}",
             "depth": f"depth of the folder{scale}, invalid {list(about.depth_invalid)}, max {about.depth_max}",
-            "normals": "derived: planes fitted to the depth labels"
-            if derived
-            else f"of the folder, axes {self.stored_axes}",
+            "normals": DERIVED_NORMALS if derived else f"of the folder, axes {self.stored_axes}",
             "edges": EDGE_RULE_TEXT[edges] if edges else "",
         }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from m2h_lightning.data.raw import RawSample
 from m2h_lightning.data.sources.axes import parse_axes
-from m2h_lightning.data.sources.base import Item, NormalsFrom, Source
+from m2h_lightning.data.sources.base import DERIVED_NORMALS, Item, NormalsFrom, Source
 from m2h_lightning.data.sources.edges import EDGE_RULE_TEXT, EdgeRule
 from m2h_lightning.data.sources.nyud_facts import NYU13_CLASSES, camera, map_40_to_13
 from m2h_lightning.data.sources.nyud_layouts import FolderLayout, Layout, is_folders, label_folders
@@ -26,8 +26,6 @@ Crop = Literal["gupta", "none"]
 
 DEFAULT_AXES = "x,-y,-z"
 """In the files y points up and z towards the camera."""
-
-DERIVED_NORMALS = "derived: planes fitted to the depth labels"
 
 
 def _kind(path: Path) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +129,9 @@ def import_h5py() -> Any:
     return h5py
 
 
-def read_hdf5(path: Path, key: str = "dataset") -> np.ndarray:
-    """Read one array of an HDF5 file whole.
-
-    Raises:
-        DataError: Missing, cut off, corrupt, or without that array.
-        MissingExtraError: h5py is not installed.
-    """
+@contextmanager
+def _hdf5(path: Path, key: str) -> Iterator[Any]:
+    """Open one array of an HDF5 file; whatever goes wrong until it is closed is one line."""
     h5py = import_h5py()
     if not path.is_file():
         raise DataError(f"{path}: missing; {AGAIN}")
@@ -141,9 +139,20 @@ def read_hdf5(path: Path, key: str = "dataset") -> np.ndarray:
         with h5py.File(path, "r") as file:
             if key not in file:
                 raise DataError(f"{path}: holds no '{key}' but {', '.join(file) or 'nothing'}; {AGAIN}")
-            return file[key][()]
+            yield file[key]
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: corrupt or cut off ({str(error).splitlines()[0]}); {AGAIN}") from None
+
+
+def read_hdf5(path: Path, key: str = "dataset") -> np.ndarray:
+    """Read one array of an HDF5 file whole.
+
+    Raises:
+        DataError: Missing, cut off, corrupt, or without that array.
+        MissingExtraError: h5py is not installed.
+    """
+    with _hdf5(path, key) as array:
+        return array[()]
 
 
 def hdf5_shape(path: Path, key: str = "dataset") -> tuple[int, ...]:
@@ -153,16 +162,8 @@ def hdf5_shape(path: Path, key: str = "dataset") -> tuple[int, ...]:
         DataError: Missing, cut off, or without that array.
         MissingExtraError: h5py is not installed.
     """
-    h5py = import_h5py()
-    if not path.is_file():
-        raise DataError(f"{path}: missing; {AGAIN}")
-    try:
-        with h5py.File(path, "r") as file:
-            if key not in file:
-                raise DataError(f"{path}: holds no '{key}' but {', '.join(file) or 'nothing'}; {AGAIN}")
-            return tuple(file[key].shape)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: corrupt or cut off ({str(error).splitlines()[0]}); {AGAIN}") from None
+    with _hdf5(path, key) as array:
+        return tuple(array.shape)
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:

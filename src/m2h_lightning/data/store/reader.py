@@ -264,6 +264,24 @@ class PreparedStore(Source):
         return self.load(item)
 
 
+def open_store(path: Path, name: str, **options: Any) -> PreparedStore:
+    """Return the prepared store of one data set.
+
+    Args:
+        path: The store's folder.
+        name: Of the set, one of ``sources.SETS``.
+        options: Of :class:`PreparedStore`.
+
+    Raises:
+        DataError: It is a store of another set, or damaged.
+        ConfigError: An option with which it was not prepared.
+    """
+    store = PreparedStore(path, **options)
+    if store.name != name:
+        raise DataError(f"{path}: is a prepared store of '{store.name}', not of '{name}'")
+    return store
+
+
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the manifest and the hash of its file."""
     path = folder / MANIFEST

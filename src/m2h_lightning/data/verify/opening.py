@@ -6,8 +6,8 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from m2h_lightning.data.sources import SETS, Source, source_class
-from m2h_lightning.errors import ConfigError, DataError
+from m2h_lightning.data.sources import Source, source_class
+from m2h_lightning.errors import ConfigError
 
 
 def open_source(name: str, path: Path, partial: bool = False, **options: Any) -> Source:
@@ -23,7 +23,7 @@ def open_source(name: str, path: Path, partial: bool = False, **options: Any) ->
         DataError: There is nothing of that kind at the path.
         ConfigError: An option that was settled when the store was made.
     """
-    from m2h_lightning.data.store import PreparedStore, is_store
+    from m2h_lightning.data.store import is_store, open_store
 
     cls = source_class(name)
     given = {key: value for key, value in options.items() if value is not None}
@@ -32,11 +32,7 @@ def open_source(name: str, path: Path, partial: bool = False, **options: Any) ->
             if key != "edges":
                 option = f"--{key.replace('_', '-')}"
                 raise ConfigError(f"{option}: {path} is a prepared store, where this is settled; prepare it anew")
-        store = PreparedStore(path, **given)
-        # A folder of one's own has a name of its own.
-        if store.name != name and (name != "folder" or store.name in SETS):
-            raise DataError(f"{path}: is a prepared store of '{store.name}', not of '{name}'")
-        return store
+        return open_store(path, name, **given)
     if partial and "partial" in inspect.signature(cls).parameters:
         given["partial"] = True
     return cls(path, **given)
