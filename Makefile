@@ -12,7 +12,7 @@ export M2H_DATA := $(DATA)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test lint format bench bench-data doctor constraints clean
+.PHONY: help setup demo train test lint format bench bench-data bench-metrics doctor constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench: .venv/.stamp  ## Measure: multiply-adds, paired times, data throughput
 
 bench-data: .venv/.stamp  ## Measure: samples per second and core, published files against a prepared store
 	$(PY) -m benchmarks.data $(ARGS)
+
+bench-metrics: .venv/.stamp  ## Measure: milliseconds an image of every metric, fast against exact boundary score
+	$(PY) -m benchmarks.metrics $(ARGS)
 
 doctor: .venv/.stamp  ## Check the installation
 	$(RUN) doctor

@@ -45,6 +45,27 @@ def test_mixed_batch_fills_missing_labels_with_unknown():
     assert batch["id"] == ["plane-0", "plane-1"]
 
 
+def test_a_pose_is_carried_exactly_where_it_is_known():
+    pose = np.eye(4)
+    pose[:3, 3] = 1 / 3, 1e6 + 1e-6, -2
+    known, unknown = to_samples({**plane_sample(20, 24), "pose": pose}, plane_sample(20, 24))
+    batch = collate([unknown, known, unknown])
+    assert batch["pose"].dtype == torch.float64
+    assert batch["pose"].shape == (3, 4, 4)
+    assert np.array_equal(batch["pose"][1].numpy(), pose)
+    assert batch["pose"][[0, 2]].isnan().all()
+    assert "pose" not in collate([unknown, unknown])
+    small = EvalTransform((10, 12))({**plane_sample(20, 24), "pose": pose}, np.random.default_rng(0))
+    assert np.array_equal(small["pose"].numpy(), pose)
+
+
+def test_training_samples_have_no_pose():
+    raw = {**plane_sample(20, 24), "pose": np.eye(4)}
+    transform = TrainTransform((16, 16), AugmentConfig())
+    assert all("pose" not in transform(raw, np.random.default_rng(seed)) for seed in range(8))
+    assert "pose" in raw
+
+
 def test_a_label_nobody_has_is_absent():
     assert "normals" not in collate(to_samples(Planes()[1], Planes()[3]))
 
@@ -149,6 +170,7 @@ def test_too_few_samples(count, batch, what):
         ("depth", np.ones((20, 23), np.float32), "depth has shape"),
         ("normals", np.ones((20, 24), np.float32), "normals has shape"),
         ("image", np.ones((20, 24, 4), np.uint8), "image has shape"),
+        ("pose", np.eye(3), "pose has shape"),
     ],
 )
 def test_samples_that_break_the_contract_are_named(key, value, words):

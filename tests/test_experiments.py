@@ -78,12 +78,17 @@ def test_real_layouts_train_resume_and_test(run, name, tmp_path):
     result = json.loads((folder / "result.json").read_text())
     assert result["epochs"] == 2
     scores = result["metrics"]["test"]
-    headlines = {"semseg": "miou", "depth": "rmse_m", "normals": "mean_deg", "edges": "f_pixel"}
+    expected = {"semseg": "miou", "depth": "rmse_m", "normals": "mean_deg", "edges": "odsf"}
     if name == "cityscapes":
-        del headlines["normals"]
-    for task, headline in headlines.items():
-        assert scores[task][headline] >= 0
-        assert f"trivial_{headline}" in scores[task]
+        del expected["normals"]
+    if name == "hypersim":
+        expected["edges"] = "odsf_fast"
+    for task, headline in expected.items():
+        assert result["headlines"][task]["pooled"] == headline
+        for metric in (headline, result["headlines"][task].get("per_image", headline)):
+            assert scores[task][metric] >= 0
+            assert f"trivial_{metric}" in scores[task]
+    assert result["evaluation"]["max_dist"] == (0.011 if name == "nyud" else 0.0075)
     about = result["data"]
     assert about["name"] == name
     assert about["packaging"]
@@ -135,10 +140,10 @@ def test_fit_test_validate_predict(run):
     experiment = ROOT / "experiments" / "rooms.yaml"
     folder = run("fit", experiment, "--trainer.max_epochs", "2", "--run.test", "true")
     result = json.loads((folder / "result.json").read_text())
-    assert result["status"] == "finished" and result["protocol"] == "pooled"
+    assert result["status"] == "finished" and result["evaluation"]["protocol"] == "pooled"
     scores = result["metrics"]["test"]
     assert set(scores) >= {"semseg", "depth", "normals", "edges"}
-    for name, headline in {"semseg": "miou", "depth": "rmse_m", "normals": "mean_deg", "edges": "f_pixel"}.items():
+    for name, headline in {"semseg": "miou", "depth": "rmse_m", "normals": "mean_deg", "edges": "odsf"}.items():
         assert headline in scores[name]
         assert f"trivial_{headline}" in scores[name]
     assert result["data"]["fingerprint"].count("rooms-") == 3

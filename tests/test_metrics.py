@@ -1,175 +1,194 @@
-"""Every metric against an independent reference (plain loops, sorting, other formulas), whole and in pieces."""
+"""What every per-pixel metric must satisfy: sums over batches and processes, protocols, padding, and bad input."""
 
+from __future__ import annotations
+
+import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2h_lightning.metrics import DepthError, EdgeFScore, NormalError, SegmentationScore
+from m2h_lightning.errors import DataError
+from m2h_lightning.metrics import DepthError, SegmentationScore
+from metric_cases import CASES, cut_out, part, reduced, score
 
 seeds = st.integers(0, 10_000)
+every_case = pytest.mark.parametrize("name", CASES)
 
 
-def in_pieces(metric, prediction, target):
-    """The same samples in one update, one by one, and summed from two processes' states: one answer."""
-    metric.update(prediction, target)
-    whole = metric.compute()
-    metric.reset()
-    for index in range(len(target)):
-        metric.update(prediction[index : index + 1], target[index : index + 1])
-    single = metric.compute()
-    left, right = metric.clone(), metric.clone()
-    left.reset(), right.reset()
-    left.update(prediction[:1], target[:1])
-    right.update(prediction[1:], target[1:])
-    for state, reduction in left._reductions.items():
-        assert reduction is torch.sum or reduction.__name__ == "dim_zero_sum"
-        setattr(left, state, getattr(left, state) + getattr(right, state))
-    left._update_count = 1
-    summed = left.compute()
-    for key, value in whole.items():
-        assert torch.allclose(value.double(), single[key].double(), equal_nan=True, rtol=1e-9), key
-        assert torch.allclose(value.double(), summed[key].double(), equal_nan=True, rtol=1e-9), key
-    return {key: float(value) for key, value in whole.items()}
+def drawn(name: str, seed: int, images: int = 3):
+    return CASES[name].draw(np.random.default_rng(seed), images)
 
 
-@given(seeds)
-def test_segmentation(seed):
-    rng = np.random.default_rng(seed)
-    target = rng.integers(0, 5, (3, 6, 7))
-    target[rng.random(target.shape) < 0.2] = 255
-    target[target == 3] = 2  # class 3 never occurs in the targets
-    logits = rng.normal(size=(3, 5, 6, 7))
-    logits[:, 3] -= 100  # nor in the predictions
-    got = in_pieces(SegmentationScore(5), torch.from_numpy(logits), torch.from_numpy(target))
-    guess = logits.argmax(1)
-    ious = []
-    for c in range(5):
-        known = target != 255
-        union = ((guess == c) | (target == c)) & known
-        if union.any():
-            ious.append(((guess == c) & (target == c) & known).sum() / union.sum())
-    assert got["classes_present"] == len(ious) == 4
-    assert got["miou"] == pytest.approx(np.mean(ious))
-    assert got["pixel_accuracy"] == pytest.approx((guess == target)[target != 255].mean())
+def nan_mean(values: list[float]) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(np.nanmean(values))
 
 
-def test_segmentation_is_pooled_not_per_image():
-    """Two images in which class 1 is big and small: the pooled IoU is not the mean of the images' IoUs."""
-    target = torch.zeros(2, 4, 4, dtype=torch.long)
-    target[0] = 1
-    target[1, 0, 0] = 1
-    guess = target.clone()
-    guess[1, 0, 0] = 0
-    score = SegmentationScore(2)
-    score.update(guess, target)
-    assert float(score.compute()["miou"]) == pytest.approx((16 / 17 + 15 / 16) / 2)
+@every_case
+@settings(max_examples=15)
+@given(seed=seeds)
+def test_whole_pieces_and_processes_give_one_answer(name, seed):
+    """One update, image by image, or two processes with unequal shares: the same pooled and per-image scores."""
+    batch = drawn(name, seed)
+    make = CASES[name].make
+    whole = score(make(), batch)
+    assert whole == pytest.approx(score(make(), *(part(batch, i) for i in range(3))), nan_ok=True, rel=1e-9)
+    first, second = make(), make()
+    first.update(*part(batch, 0))
+    second.update(*part(batch, slice(1, 3)))
+    assert whole == pytest.approx(reduced(first, second), nan_ok=True, rel=1e-9)
 
 
-def test_segmentation_agrees_with_torchmetrics_jaccard():
-    from torchmetrics.classification import MulticlassJaccardIndex
-
-    torch.manual_seed(0)
-    guess, target = torch.randint(0, 6, (4, 9, 9)), torch.randint(0, 6, (4, 9, 9))
-    target[0, :3] = 255
-    score = SegmentationScore(6)
-    score.update(guess, target)
-    other = MulticlassJaccardIndex(6, average="macro", ignore_index=255)(guess, target)
-    assert float(score.compute()["miou"]) == pytest.approx(float(other), abs=1e-6)
-
-
-@given(seeds)
-def test_depth(seed):
-    rng = np.random.default_rng(seed)
-    target = rng.uniform(0.5, 9, (3, 1, 5, 6)).astype(np.float32)
-    target[rng.random(target.shape) < 0.3] = 0
-    guess = rng.uniform(0.5, 9, target.shape).astype(np.float32)
-    got = in_pieces(DepthError(), torch.from_numpy(guess), torch.from_numpy(target))
-    pairs = [(float(p), float(t)) for p, t in zip(guess.ravel(), target.ravel(), strict=True) if t > 0]
-    n = len(pairs)
-    assert got["rmse_m"] == pytest.approx(math.sqrt(sum((p - t) ** 2 for p, t in pairs) / n))
-    assert got["absrel"] == pytest.approx(sum(abs(p - t) / t for p, t in pairs) / n)
-    assert got["log_rmse"] == pytest.approx(math.sqrt(sum(math.log(p / t) ** 2 for p, t in pairs) / n))
-    assert got["delta1"] == pytest.approx(sum(max(p / t, t / p) < 1.25 for p, t in pairs) / n)
+@every_case
+@settings(max_examples=15)
+@given(seed=seeds)
+def test_padding_does_not_count_and_per_image_is_the_mean_of_separate_runs(name, seed):
+    batch = drawn(name, seed)
+    make = CASES[name].make
+    whole = score(make(), batch)
+    alone = [score(make(), cut_out(batch, i)) for i in range(3)]
+    keys = [key for key in whole if key.endswith("_per_image")]
+    assert keys
+    for key in keys:
+        assert whole[key] == pytest.approx(nan_mean([run[key] for run in alone]), nan_ok=True, rel=1e-6), key
 
 
-def test_depth_is_pooled_not_averaged_per_image():
-    error = DepthError()
-    target = torch.ones(2, 1, 1, 2)
-    target[1, 0, 0, 1] = 0
-    guess = torch.tensor([[[[1.0, 1.0]]], [[[4.0, 1.0]]]])
-    error.update(guess, target)
-    assert float(error.compute()["rmse_m"]) == pytest.approx(math.sqrt(9 / 3))
+@every_case
+@settings(max_examples=10)
+@given(seed=seeds)
+def test_per_batch_of_single_images_is_the_mean_of_their_pooled_scores(name, seed):
+    batch = drawn(name, seed)
+    make = CASES[name].make
+    singles = [part(batch, i) for i in range(3)]
+    got = score(make(per_batch=True), *singles)
+    alone = [score(make(), single) for single in singles]
+    keys = [key for key in got if key.endswith("_per_batch")]
+    assert keys
+    for key in keys:
+        pooled = key.removesuffix("_per_batch")
+        assert got[key] == pytest.approx(nan_mean([run[pooled] for run in alone]), nan_ok=True, rel=1e-9), key
+    together = score(make(per_batch=True), batch)
+    for key in alone[0]:
+        assert together[key] == pytest.approx(got[key], nan_ok=True, rel=1e-9), key
 
 
-def test_the_targets_are_not_changed():
-    target = torch.tensor([[[[0.0, 2.0]]]])
-    DepthError().update(torch.ones(1, 1, 1, 2), target)
-    assert target.tolist() == [[[[0.0, 2.0]]]]
+@pytest.mark.parametrize(("metric", "key"), [(SegmentationScore, "miou"), (DepthError, "rmse_m")])
+def test_per_batch_drifts_with_the_batch_size_and_pooled_does_not(metric, key):
+    """The same four images in batches of 1, 2 and 4: three per-batch figures, one pooled."""
+    if metric is SegmentationScore:
+        batch = CASES["semseg"].draw(np.random.default_rng(3), 4)
+        make = lambda: SegmentationScore(5, per_batch=True)  # noqa: E731
+    else:
+        batch = CASES["depth"].draw(np.random.default_rng(3), 4)
+        make = lambda: DepthError(per_batch=True)  # noqa: E731
+    runs = [score(make(), *(part(batch, slice(i, i + n)) for i in range(0, 4, n))) for n in (1, 2, 4)]
+    pooled, per_batch = [run[key] for run in runs], [run[f"{key}_per_batch"] for run in runs]
+    assert pooled == pytest.approx([pooled[0]] * 3, rel=1e-12)
+    assert per_batch[2] == pytest.approx(pooled[2])  # one batch of all is the pooled score
+    assert min(abs(a - b) for a, b in itertools.pairwise(per_batch)) > 1e-3 * pooled[0]
 
 
-@given(seeds)
-def test_normals(seed):
-    rng = np.random.default_rng(seed)
-    target = rng.normal(size=(3, 3, 5, 6))
-    target /= np.linalg.norm(target, axis=1, keepdims=True)
-    target[:, :, 0, :2] *= 0.004  # a PNG's "zero"
-    guess = rng.normal(size=target.shape) * rng.uniform(0.1, 3)
-    got = in_pieces(NormalError(), torch.from_numpy(guess), torch.from_numpy(target))
-    angles = []
-    for b, i, j in np.ndindex(3, 5, 6):
-        t, p = target[b, :, i, j], guess[b, :, i, j]
-        if np.linalg.norm(t) >= 0.5:
-            angles.append(math.degrees(math.acos(max(-1, min(1, t @ p / np.linalg.norm(p))))))
-    angles = np.sort(angles)
-    assert got["mean_deg"] == pytest.approx(angles.mean(), abs=1e-5)
-    assert got["median_deg"] == pytest.approx(angles[(len(angles) + 1) // 2 - 1], abs=0.01)
-    for limit in (11.25, 22.5, 30):
-        assert got[f"within_{limit}"] == pytest.approx((angles < limit).mean())
+@every_case
+def test_nothing_of_the_batch_is_changed(name):
+    prediction, target, sizes = drawn(name, 1)
+    copies = prediction.clone(), target.clone()
+    CASES[name].make().update(prediction, target, sizes)
+    assert torch.equal(prediction.nan_to_num(-7), copies[0].nan_to_num(-7))
+    assert torch.equal(target, copies[1])
 
 
-@pytest.mark.parametrize("degrees", [0.02, 0.5, 45.0, 179.9])
-def test_small_and_large_angles_keep_their_precision(degrees):
-    a = math.radians(degrees)
-    error = NormalError()
-    error.update(
-        torch.tensor([math.sin(a), 0, math.cos(a)]).reshape(1, 3, 1, 1), torch.tensor([0.0, 0, 1]).reshape(1, 3, 1, 1)
+@every_case
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_prediction_that_is_not_finite_is_an_error_where_it_counts(name, value):
+    """One NaN or infinity at one scored pixel of one image; the message is one line and counts it."""
+    prediction, target, sizes = drawn(name, 1)
+    target[0] = 1  # known to every task, below every cap, and a class
+    if name == "normals":
+        target[0] = math.sqrt(1 / 3)
+    prediction[0, 0, 4, 4] = value
+    metric = CASES[name].make()
+    with pytest.raises(DataError, match=r"^the prediction of \w+ is NaN or infinite at 1 scored pixels$"):
+        metric.update(prediction, target, sizes)
+
+
+@every_case
+def test_without_a_scored_pixel_the_answer_is_nan_not_zero(name):
+    prediction, target, sizes = drawn(name, 1)
+    target[:] = 0 if name.startswith("depth") or name == "normals" else 255
+    got = score(CASES[name].make(), (prediction, target, sizes))
+    got.pop("classes_present", None)
+    assert got
+    assert all(math.isnan(value) for value in got.values()), got
+
+
+@every_case
+@pytest.mark.parametrize("seed", range(3))
+def test_images_of_one_pixel(name, seed):
+    prediction, target, _ = drawn(name, seed)
+    single = prediction[..., :1, :1].contiguous(), target[..., :1, :1].contiguous()
+    got = score(CASES[name].make(), (*single, [(1, 1)] * 3))
+    assert got == pytest.approx(score(CASES[name].make(), (*single, None)), nan_ok=True)
+
+
+@every_case
+def test_keys_do_not_depend_on_what_was_scored(name):
+    """Tables and ``result.json`` rely on it; every mean is there under each protocol that was asked for."""
+    metric = CASES[name].make(per_batch=True)
+    keys = list(score(metric, drawn(name, 1)))
+    assert list(score(metric, part(drawn(name, 5), 1))) == keys
+    for key in keys:
+        if key.endswith("_per_image"):
+            stem = key.removesuffix("_per_image")
+            assert stem in keys
+            assert f"{stem}_per_batch" in keys
+
+
+@every_case
+def test_scores_are_float64_and_states_are_sums(name):
+    metric = CASES[name].make()
+    metric.update(*drawn(name, 1))
+    assert {value.dtype for value in metric.compute().values()} == {torch.float64}
+    assert {getattr(metric, state).dtype for state in metric._defaults} <= {torch.float64, torch.int64}
+
+
+@every_case
+def test_memory_layout_and_half_precision(name):
+    """Classes or axes last in memory give the same; bfloat16 predictions are scored as the numbers that they are."""
+    prediction, target, sizes = drawn(name, 2)
+    make = CASES[name].make
+    plain = score(make(), (prediction, target, sizes))
+    last = prediction.contiguous(memory_format=torch.channels_last)
+    assert plain == pytest.approx(score(make(), (last, target, sizes)), nan_ok=True, rel=1e-6)
+    half = prediction.bfloat16()
+    assert score(make(), (half, target, sizes)) == pytest.approx(
+        score(make(), (half.float(), target, sizes)), nan_ok=True, rel=1e-6
     )
-    assert float(error.compute()["mean_deg"]) == pytest.approx(degrees, abs=1e-4)
 
 
-@given(seeds)
-def test_edges(seed):
-    rng = np.random.default_rng(seed)
-    target = (rng.random((3, 1, 6, 8)) < 0.3).astype(np.float32)
-    target[0, 0, 0, 0] = 1
-    guess = np.clip(0.5 * target + 0.6 * rng.random(target.shape), 0, 0.999).astype(np.float32)
-    target[:, :, -1] = 255
-    got = in_pieces(EdgeFScore(bins=100), torch.from_numpy(guess), torch.from_numpy(target))
-    known = target <= 1
-    best = 0.0
-    for level in range(100):
-        mark = (np.floor(guess * np.float32(100)) >= level) & known
-        hit = (mark & (target == 1)).sum()
-        if hit:
-            p, r = hit / mark.sum(), hit / (target == 1).sum()
-            best = max(best, 2 * p * r / (p + r))
-    assert got["f_pixel"] == pytest.approx(best)
+@every_case
+def test_a_metric_reset_in_inference_mode_can_be_used_outside(name):
+    """Validation runs in inference mode; whoever scores by hand afterwards does not."""
+    metric = CASES[name].make()
+    with torch.inference_mode():
+        metric.update(*drawn(name, 1))
+        metric.reset()
+        metric.update(*drawn(name, 1))
+    metric.update(*drawn(name, 2))
+    inside = {key: float(value) for key, value in metric.compute().items()}
+    assert inside == pytest.approx(score(CASES[name].make(), drawn(name, 1), drawn(name, 2)), nan_ok=True)
 
 
-@pytest.mark.parametrize(
-    ("metric", "prediction", "target", "key"),
-    [
-        (SegmentationScore(3), torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 255), "miou"),
-        (DepthError(), torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), "rmse_m"),
-        (NormalError(), torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), "mean_deg"),
-        (NormalError(), torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), "median_deg"),
-        (EdgeFScore(), torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 255.0), "f_pixel"),
-    ],
-)
-def test_without_a_valid_pixel_the_answer_is_nan_not_zero(metric, prediction, target, key):
-    metric.update(prediction, target)
-    assert math.isnan(float(metric.compute()[key]))
+@every_case
+def test_a_prediction_of_another_size_is_an_error_not_broadcast(name):
+    prediction, target, sizes = drawn(name, 1)
+    metric = CASES[name].make()
+    with pytest.raises(DataError, match="the prediction of"):
+        metric.update(prediction[..., :1, :1], target, sizes)
+    with pytest.raises(DataError, match="the prediction of"):
+        metric.update(prediction[:1], target, sizes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m2h_lightning.callbacks import PicturePanels, TrivialBaseline
-from m2h_lightning.callbacks.trivial import TrainingPriors
+from m2h_lightning.callbacks.trivial import TrainingPriors, gradient_magnitude
 from m2h_lightning.data.raw import DepthCode, encode_normals
 from m2h_lightning.data.sample import collate
 from m2h_lightning.errors import ConfigError, DataError
@@ -41,9 +41,13 @@ def test_a_few_epochs_beat_the_constants(tmp_path):
     data = Planes(train=16, batch_size=4, crop=(48, 64))
     fit.fit(module, data)
     scores = fit.test(module, data, verbose=False)[0]
-    for name, task in module.tasks.items():
+    for name in ("semseg", "depth", "normals"):
+        task = module.tasks[name]
         ours, trivial = scores[f"test/{name}/{task.headline}"], scores[f"test/{name}/trivial_{task.headline}"]
         assert (ours > trivial) if task.higher_is_better else (ours < trivial), (name, ours, trivial)
+    # One pixel of 64 is an edge: marking all of them has an F of 2/65. (The image's gradient finds these borders.)
+    assert scores["test/edges/f_pixel"] > 2 * 2 / 65
+    assert scores["test/edges/trivial_odsf"] > 0.9
 
 
 def test_every_metric_is_logged_under_its_canonical_name(tmp_path):
@@ -53,6 +57,7 @@ def test_every_metric_is_logged_under_its_canonical_name(tmp_path):
     assert {
         "train/loss", "train/semseg/loss", "val/loss", "val/edges/loss", "val/semseg/miou", "val/semseg/pixel_accuracy",
         "val/depth/rmse_m", "val/depth/delta1", "val/normals/mean_deg", "val/normals/median_deg", "val/edges/f_pixel",
+        "val/semseg/miou_per_image", "val/depth/rmse_m_per_image", "val/edges/odsf_fast",
     } <= keys  # fmt: skip
 
 
@@ -252,8 +257,19 @@ def test_trivial_constants_are_those_of_the_training_set():
     normals = priors.predict("normals", torch.zeros(1, 3, 2, 2))
     mean = np.concatenate([s["normals"].reshape(-1, 3) for s in samples]).mean(0)
     assert np.allclose(normals[0, :, 0, 0], mean / np.linalg.norm(mean), atol=1e-5)
-    edges = priors.predict("edges", torch.zeros(1, 1, 2, 2))
-    assert float(edges[0, 0, 0, 0]) == pytest.approx(np.mean([s["edges"].mean() for s in samples]))
+
+
+def test_the_gradient_of_an_image_is_strongest_at_its_step():
+    image = torch.zeros(2, 3, 20, 30)
+    image[0, 1, :, 12:] = 1.0
+    image[1, :, 8:] = -2.0
+    edges = gradient_magnitude(image)
+    assert edges.shape == (2, 1, 20, 30) and edges.min() >= 0 and edges.max() == 1
+    # The step lies between pixels 11 and 12 (7 and 8): its two neighbours are the strongest, equally.
+    assert set(edges[0, 0, 10].topk(2).indices.tolist()) == {11, 12}
+    assert set(edges[1, 0, :, 10].topk(2).indices.tolist()) == {7, 8}
+    assert torch.allclose(edges[0, 0, :, :4], torch.zeros(20, 4), atol=1e-3)
+    assert (gradient_magnitude(torch.ones(1, 3, 4, 5)) == 0).all(), "a flat image has no edge"
 
 
 def test_trivial_constants_of_coded_samples_are_those_of_what_they_code():

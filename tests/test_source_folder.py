@@ -255,6 +255,56 @@ def test_intrinsics_per_image(tmp_path):
     fails(tmp_path, folder, "1 images have no intrinsics: scan2/a")
 
 
+POSE = np.array([[0.0, 0.6, 0.8, 1.5], [-1, 0, 0, -0.25], [0, -0.8, 0.6, 2], [0, 0, 0, 1]])
+
+
+def test_poses_per_image(tmp_path):
+    make(tmp_path)
+    assert not FolderSource(tmp_path).poses
+    folder = tmp_path / "pose"
+    (folder / "scan1").mkdir(parents=True)
+    (folder / "scan1" / "a.txt").write_text("\n".join(" ".join(f"{x:.6f}" for x in row) for row in POSE))
+    (folder / "scan1" / "b.txt").write_text(("-inf " * 4 + "\n") * 4)  # as of ScanNet, where tracking was lost
+    source = FolderSource(tmp_path)
+    assert source.poses
+    assert "2 pose" in source.packaging
+    items = source.items("train")
+    np.testing.assert_array_equal(source.read(items[0])["pose"], POSE)
+    assert source.read(items[0])["pose"].dtype == np.float64
+    assert ["pose" in source.read(item) for item in items] == [True, False, False]
+    assert ["pose" in item.files for item in items] == [True, True, False]
+    (folder / "scan1" / "a.txt").unlink()
+    np.save(folder / "scan1" / "a.npy", POSE.astype(np.float32))
+    again = FolderSource(tmp_path)
+    np.testing.assert_allclose(again.read(again.items("train")[0])["pose"], POSE, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 2 3", "is 3, expected a camera-to-world matrix of 4×4"),
+        ("", "is 0, expected"),
+        ("1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 x", "something else than numbers"),
+        ("2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1", "no rotation with a shift"),  # a scale
+        ("-1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "no rotation with a shift"),  # a mirror
+        ("1 0 0 0 0 1 0 0 0 0 1 0 5 6 7 1", "no rotation with a shift"),  # transposed
+        (" ".join(["0"] * 16), "no rotation with a shift"),
+    ],
+)
+def test_poses_that_are_none_are_named(tmp_path, text, words):
+    make(tmp_path)
+    (tmp_path / "pose" / "scan1").mkdir(parents=True)
+    (tmp_path / "pose" / "scan1" / "b.txt").write_text(text)
+    fails(tmp_path, tmp_path / "pose" / "scan1" / "b.txt", words)
+
+
+@pytest.mark.parametrize(("array", "words"), [(np.eye(3), "is 3×3"), (np.full((4, 4), "a"), "holds <U1")])
+def test_pose_arrays_that_are_none_are_named(tmp_path, array, words):
+    make(tmp_path)
+    put(tmp_path / "pose" / "scan1" / "b.npy", array)
+    fails(tmp_path, tmp_path / "pose" / "scan1" / "b.npy", words)
+
+
 # Splits and scenes
 
 

@@ -372,6 +372,82 @@ def test_kinds_that_were_not_downloaded(root):
     refused("render_entity_id", lambda: HypersimSource(root))
 
 
+TURN = np.array([[0.0, 0.6, 0.8], [-1, 0, 0], [0, -0.8, 0.6]])
+
+
+def trajectory(root: Path, scene: str = "ai_001_001", unit: str = "0.0254", camera: str = "cam_00") -> Path:
+    """Two rows: the first looks along the world's axes, the second is turned; positions in inches."""
+    detail = root / scene / "_detail"
+    save(detail / camera / "camera_keyframe_orientations.hdf5", np.stack([np.eye(3), TURN]))
+    save(detail / camera / "camera_keyframe_positions.hdf5", np.array([[0.0, 0, 0], [100, -200, 40]]))
+    (detail / "metadata_scene.csv").write_text(f"parameter_name,parameter_value\nmeters_per_asset_unit,{unit}\n")
+    return detail / camera
+
+
+def test_poses_are_metres_and_opencv(root):
+    assert not HypersimSource(root).poses
+    trajectory(root)
+    source = HypersimSource(root)
+    assert source.poses
+    poses = [source.load(item)["pose"] for item in source.items("train")]
+    # The publishers' camera looks along −z with y up: ahead of ours is +z, below is +y.
+    ahead, below = np.array([0, 0, 1.0]), np.array([0, 1.0, 0])
+    np.testing.assert_allclose(poses[0][:3, :3] @ ahead, [0, 0, -1])
+    np.testing.assert_allclose(poses[0][:3, :3] @ below, [0, -1, 0])
+    np.testing.assert_allclose(poses[1][:3, :3] @ ahead, TURN @ [0, 0, -1])
+    np.testing.assert_allclose(poses[1][:3, 3], [2.54, -5.08, 1.016])
+    np.testing.assert_array_equal(poses[1][3], [0, 0, 0, 1])
+    assert np.isclose(np.linalg.det(poses[1][:3, :3]), 1)
+    assert "pose" not in source.load(first(source, "val"))
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy.load(first(source))["pose"], poses[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["camera_keyframe_orientations.hdf5", "camera_keyframe_positions.hdf5", "../metadata_scene.csv"]
+)
+def test_a_camera_whose_files_are_not_all_here_has_no_poses(root, name):
+    (trajectory(root) / name).unlink()
+    source = HypersimSource(root)
+    assert "pose" not in source.load(first(source))
+    assert "pose" not in first(source).files
+
+
+def test_rows_that_are_not_known_have_no_pose(root):
+    camera = trajectory(root)
+    save(camera / "camera_keyframe_positions.hdf5", np.array([[0.0, 0, 0], [np.nan, 0, 0]]))
+    source = HypersimSource(root)
+    assert ["pose" in source.load(item) for item in source.items("train")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "words"),
+    [
+        ("positions", np.zeros((1, 3)), "has shape"),
+        ("positions", np.zeros((2, 4)), "expected N×3"),
+        ("orientations", np.stack([np.eye(3), 2 * TURN]), "row 1 is no rotation"),
+        ("orientations", np.stack([np.eye(3), np.diag([1.0, 1, -1])]), "row 1 is no rotation"),
+        ("orientations", np.zeros((2, 4, 4)), "expected 2×3×3"),
+    ],
+)
+def test_trajectories_that_are_none_are_one_line(root, name, array, words):
+    camera = trajectory(root)
+    save(camera / f"camera_keyframe_{name}.hdf5", array)
+    source = HypersimSource(root)
+    refused(words, lambda: source.load(source.items("train")[1]))
+
+
+def test_a_frame_without_a_row_and_a_scene_without_unit_are_one_line(root):
+    camera = trajectory(root)
+    save(camera / "camera_keyframe_positions.hdf5", np.zeros((1, 3)))
+    save(camera / "camera_keyframe_orientations.hdf5", np.eye(3)[None])
+    source = HypersimSource(root)
+    refused("has 1 rows, none for frame 1", lambda: source.load(source.items("train")[1]))
+    for unit in ("0", "-1", "x", "nan", "inf"):
+        trajectory(root, unit=unit)
+        refused("metadata_scene.csv: has no meters_per_asset_unit above 0", lambda: load(root))
+
+
 def test_frames_left_out(root, tmp_path):
     one = HypersimSource(root, skip=("ai_001_001/cam_00/0000",))
     assert [item.id for item in one.items("train")] == ["ai_001_001/cam_00/0001"] and "skip" in one.packaging

@@ -21,7 +21,7 @@ from m2h_lightning.data.store.build import Wish
 from m2h_lightning.data.store.record import STEP, Layout, decode_edges, depth_stored
 from m2h_lightning.data.store.shards import npy_bytes, npy_header
 from m2h_lightning.errors import ConfigError, DataError
-from toy_source import ToyFar, ToySource, ToyStereo, draw, write_toy
+from toy_source import ToyFar, ToyPosed, ToySource, ToyStereo, draw, toy_pose, write_toy
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +337,33 @@ def test_records_are_aligned_and_sizes_are_known_ahead(height, width, depth, rul
         assert offset % kind.base.itemsize == 0
     assert len({len(npy_header(dtype, count)) for count in (0, 1, 9, 10, 64, 99999)}) == 1
     assert npy_bytes(dtype, 3) == len(npy_header(dtype, 3)) + 3 * dtype.itemsize
+
+
+def test_poses_come_back_exactly_and_stay_absent_where_they_are_not_known(raw, tmp_path):
+    run(tmp_path / "out", raw, Wish(ToyPosed, {}, samples=4, workers=1), [])
+    store = PreparedStore(tmp_path / "out")
+    assert store.poses
+    for split in store.splits:
+        for item in store.items(split):
+            found, number = store.load(item), int(item.id.rpartition("/")[2])
+            check_raw(found, len(store.classes))
+            assert "pose" in item.files
+            assert ("pose" in found) == (number % 3 != 1)
+            if "pose" in found:
+                assert np.array_equal(found["pose"], toy_pose(number))
+    copy = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(copy.load(store.items("train")[0])["pose"], toy_pose(0))
+
+
+def test_stores_without_poses_are_what_they_were_before_there_were_any(stored):
+    store = PreparedStore(stored)
+    assert not store.poses
+    assert "pose" not in store.manifest
+    assert "pose" not in store.load(store.items("train")[0])
+    assert "pose" not in store.items("train")[0].files
+    dtype = store.layout.dtype(24, 32)
+    head = [("crc", 0), ("has", 4), ("K", 8), ("depth_scale", 80), ("depth_baseline_fx", 88), ("depth_cap", 96)]
+    assert [(name, dtype.fields[name][1]) for name in dtype.names[:6]] == head
 
 
 def test_loading_is_fast(tmp_path):

@@ -7,6 +7,7 @@ from torch import nn
 
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.labels import NYU40_CLASSES, NYU40_PALETTE, class_palette
+from m2h_lightning.metrics import MetricsConfig
 from m2h_lightning.tasks import Depth, Edges, LossConfig, Normals, Semseg, build_tasks
 
 FACTS = {
@@ -84,9 +85,14 @@ class TestTaskContract:
         assert loss.dtype == torch.float32 and raw.grad.isfinite().all()
 
     def test_metrics_take_the_prediction(self, task):
-        metrics = task.metrics().clone(prefix=f"val/{task.name}/")
-        metrics.update(task.activate(torch.randn(2, task.channels, 5, 6)), target_of(task.name))
-        assert f"val/{task.name}/{task.headline}" in metrics.compute()
+        prediction = task.activate(torch.randn(2, task.channels, 5, 6))
+        for stage in ("val", "test"):
+            config, scores = MetricsConfig(workers=0, trimap=1), {}
+            for metric in task.metrics(config, "toy", stage, details=stage == "test").values():
+                metric.update(prediction, target_of(task.name), [(5, 6), (5, 6)])
+                assert not set(scores) & set(metric.compute()), "two metrics of one name"
+                scores.update(metric.compute())
+            assert task.headline_in(config, stage) in scores
 
     def test_picture(self, task):
         prediction = task.activate(torch.randn(2, task.channels, 5, 6))[0]
@@ -184,11 +190,6 @@ def test_subset_and_order():
 def test_bad_tasks_are_refused(names, facts, words):
     with pytest.raises(ConfigError, match=words):
         build_tasks(names, facts)
-
-
-def test_bad_protocol_is_refused():
-    with pytest.raises(ConfigError, match="pooled"):
-        TASKS["depth"].metrics("per_batch")
 
 
 def test_options_reach_the_losses():

@@ -116,8 +116,9 @@ def test_sample_contract(raw_sample):
         "normals": ((3, 32, 40), torch.float32),
         "edges": ((1, 32, 40), torch.float32),
         "K": ((3, 3), torch.float32),
-        "size": ((2,), torch.int64),
+        **dict.fromkeys(("size", "image_size", "label_size"), ((2,), torch.int64)),
     }
+    assert sample["image_size"].tolist() == sample["label_size"].tolist() == [32, 40]
     assert sample["size"].tolist() == [48, 64]
     assert sample["image"].abs().max() < 3, "normalised by the ImageNet mean and deviation"
     lengths = sample["normals"].norm(dim=0)
@@ -218,6 +219,15 @@ def test_a_roll_turns_normals_and_keeps_depth():
     assert out["depth"][48, 48] == pytest.approx(raw["depth"][48, 48], rel=0.02)
     residual, known = plane_residual(out)
     assert known.mean() > 0.95 and residual.max() < 0.1
+
+
+def test_crop_and_resize_keep_the_pose_and_what_moves_the_camera_drops_it(raw_sample):
+    raw = {**raw_sample, "pose": np.eye(4)}
+    assert T.crop(raw, 2, 3, 10, 12)["pose"] is raw["pose"]
+    assert T.resize(raw, 10, 12)["pose"] is raw["pose"]
+    assert "pose" not in T.flip(raw)
+    assert "pose" not in T.roll(raw, 5.0)
+    assert "pose" in raw
 
 
 def test_a_roll_needs_the_camera(raw_sample):

@@ -92,6 +92,25 @@ class ToyStereo(ToySource):
         return {**raw, "depth": stored, "depth_code": code}
 
 
+class ToyPosed(ToySource):
+    """The same with poses, but for every third sample."""
+
+    name = "toyposed"
+    poses = True
+
+    def load(self, item):
+        raw = super().load(item)
+        number = int(item.id.rpartition("/")[2])
+        return raw if number % 3 == 1 else {**raw, "pose": toy_pose(number)}
+
+
+def toy_pose(number: int) -> np.ndarray:
+    """A pose whose numbers have no end in binary."""
+    pose = np.array([[0.0, -1, 0, 1 / 3], [1, 0, 0, -2 / 7], [0, 0, 1, 1e5 / 9], [0, 0, 0, 1]])
+    pose[0, 3] += number
+    return pose
+
+
 SIZES = ((24, 32), (20, 28))
 
 

@@ -21,11 +21,13 @@ TRAINING_VERBS = {
     "fit": "train a network:                 --config experiments/rooms.yaml [--model.* --data.* --trainer.* --run.*]",
     "validate": "evaluate on the validation split: --config … --ckpt_path runs/…/checkpoints/last.ckpt",
     "test": "evaluate on the test split:       --config … --ckpt_path …",
-    "predict": "predict the test split:           --config … --ckpt_path …",
+    "predict": "predict the test split:           --config … --ckpt_path … [--save DIR]",
 }
 OTHER_VERBS = {
+    "evaluate": "score predictions in files, whoever made them:   --pred DIR (--config … | --data NYUDv2)",
     "summary": "parameters and GMACs per box of the network: --config … [--model.*] [--size H W]",
     "data": "prepare, verify or synthesize data sets:          data prepare|verify|synthesize …",
+    "table": "test results of runs side by side, with Δm and published ones: table RUN… [--single RUN…] [--paper]",
     "doctor": "tell what is wrong with this installation:    [--fix] [--json]",
 }
 FABRIC_VERBS = ("run", "consolidate")
@@ -75,10 +77,18 @@ def _dispatch(words: list[str], program: str) -> int:
 
             return show_help(verb, lambda: _train(verb, rest))
         return _train(verb, rest)
+    if verb == "evaluate":
+        from m2h_lightning.commands.evaluate import main_evaluate
+
+        return main_evaluate(rest)
     if verb == "summary":
         from m2h_lightning.commands.summary import main_summary
 
         return main_summary(rest)
+    if verb == "table":
+        from m2h_lightning.report.command import main_table
+
+        return main_table(rest)
     if verb == "doctor":
         from m2h_lightning.commands.doctor import main_doctor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
@@ -15,12 +16,13 @@ from torchmetrics import MeanMetric, SumMetric
 
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
+from m2h_lightning.metrics import Evaluator, MetricsConfig, WindowGrid
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, LossConfig, Task, build_tasks, masked_mean
 
 Config = TypeVar("Config")
 
-_CONFIGS = ("backbone", "wmca", "ggfm", "losses", "optimizer", "schedule")
+_CONFIGS = ("backbone", "wmca", "ggfm", "losses", "optimizer", "schedule", "metrics")
 
 
 @dataclass
@@ -105,7 +107,7 @@ class M2HModule(L.LightningModule):
         loss_weights: Weight per task; null and missing tasks take the defaults (semseg 1, depth 1, normals 2, edges 5).
         optimizer: Optimiser.
         schedule: Learning-rate schedule.
-        protocol: Metric protocol.
+        metrics: How predictions are scored.
         facts: Facts of the data set; comes from the data module, or from the checkpoint.
     """
 
@@ -124,7 +126,7 @@ class M2HModule(L.LightningModule):
         loss_weights: dict[str, float] | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
-        protocol: Literal["pooled"] = "pooled",
+        metrics: MetricsConfig = MetricsConfig(),  # noqa: B008
         facts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -132,7 +134,7 @@ class M2HModule(L.LightningModule):
             raise ConfigError("model.facts is missing: give a data set (--data) or a checkpoint that carries its facts")
         # A checkpoint's hyper-parameters are plain dictionaries: load_from_checkpoint hands them in as they are.
         backbone, wmca, ggfm = _config(BackboneConfig, backbone), _config(WMCAConfig, wmca), _config(GGFMConfig, ggfm)
-        losses = _config(LossConfig, losses)
+        losses, metrics = _config(LossConfig, losses), _config(MetricsConfig, metrics)
         optimizer, schedule = _config(OptimizerConfig, optimizer), _config(ScheduleConfig, schedule)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.save_hyperparameters({k: asdict(v) if k in _CONFIGS else v for k, v in arguments.items()}, logger=False)
@@ -140,7 +142,7 @@ class M2HModule(L.LightningModule):
         self.compile_network = compile
         self.optimizer_config = optimizer
         self.schedule_config = schedule
-        self.protocol = protocol
+        self.metrics_config = metrics
 
         self.tasks = build_tasks(tasks, facts, losses)
         self.loss_weights = self._weights(loss_weights)
@@ -154,10 +156,32 @@ class M2HModule(L.LightningModule):
             ggfm=ggfm,
             gradient_checkpointing=gradient_checkpointing,
         )
-        self.metrics = self._per_stage(lambda stage, task: task.metrics(protocol).clone(prefix=f"{stage}/{task.name}/"))
+        self.backbone_weights = self.net.backbone.source
+        self.evaluators = nn.ModuleDict()
+        self._make_evaluators(details=False)
         # A NaN must show, not be left out: nan_strategy "disable" keeps it in the mean.
         self.losses = self._per_stage(lambda stage, task: MeanMetric(nan_strategy="disable"))
         self.valid = self._per_stage(lambda stage, task: SumMetric(nan_strategy="disable"))
+
+    def _make_evaluators(self, details: bool) -> None:
+        """Make the metrics of both stages.
+
+        Args:
+            details: Whether validation is what the run is for, and not a look at training: then it has what a test has.
+        """
+        always = self.metrics_config.details == "always"
+        wanted = {
+            "val": always or (details and self.metrics_config.details == "test"),
+            "test": self.metrics_config.details != "never",
+        }
+        for stage, with_details in wanted.items():
+            self.evaluators[stage] = Evaluator(self.tasks, self.metrics_config, self.facts, stage, with_details)
+
+    def evaluator(self, stage: str) -> Evaluator:
+        """Return the metrics of "val" or "test"."""
+        found = self.evaluators[stage]
+        assert isinstance(found, Evaluator)
+        return found
 
     def _weights(self, given: dict[str, float] | None) -> dict[str, float]:
         given = given or {}
@@ -179,8 +203,18 @@ class M2HModule(L.LightningModule):
             }
         )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep where the backbone's weights came from: who tests this checkpoint loads none, and has to know."""
+        checkpoint["backbone_weights"] = self.backbone_weights
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what :meth:`on_save_checkpoint` stored."""
+        self.backbone_weights = checkpoint.get("backbone_weights", "not recorded in the checkpoint")
+
     def setup(self, stage: str) -> None:
         """Say what the backbone is made of, check the data's facts, compile if asked."""
+        if stage == "validate":
+            self._make_evaluators(details=True)
         total = sum(p.numel() for p in self.net.parameters()) / 1e6
         trainable = sum(p.numel() for p in self.net.parameters() if p.requires_grad) / 1e6
         rank_zero_info(f"{total:.2f} M parameters, {trainable:.2f} M trainable; {self.net.backbone_report()}")
@@ -238,18 +272,50 @@ class M2HModule(L.LightningModule):
         return total
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Update losses and metrics of ``stage`` with a batch; return the predictions."""
-        raw = self.net(batch["image"])
-        predictions = {}
+        """Update losses and metrics of ``stage`` with a batch; return the predictions at the labels' size."""
+        raw = self.at_label_size(self.net(batch["image"]), batch)
+        predictions = {name: task.activate(raw[name]).float() for name, task in self.tasks.items()}
         for name, task in self.tasks.items():
-            predictions[name] = task.activate(raw[name])
             if name not in batch:
                 continue
             valid = task.valid_pixels(batch[name]).sum()
             self.valid[stage][name].update(valid)  # type: ignore[index]
             self.losses[stage][name].update(task.loss(raw[name], batch[name]), valid)  # type: ignore[index]
-            self.metrics[stage][name].update(predictions[name].float(), batch[name])  # type: ignore[index]
+        self.evaluator(stage).update(predictions, batch, self._window_grid(batch))
         return predictions
+
+    @staticmethod
+    def at_label_size(raw: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Resize raw maps from the images' size to their labels'; where these are alike nothing is done.
+
+        What is padded stays padded: each image is cut out, resized and put back.
+
+        Args:
+            raw: Per task B×C×H×W.
+            batch: The batch they belong to.
+
+        Returns:
+            Per task B×C×H'×W', H' and W' those of the batch's labels.
+        """
+        images, labels = batch["image_size"].tolist(), batch["label_size"].tolist()
+        if images == labels:
+            return raw
+        height, width = (max(sides) for sides in zip(*labels, strict=True))
+        resized = {}
+        for name, maps in raw.items():
+            full = maps.new_zeros(*maps.shape[:2], height, width)
+            for index, ((h, w), (lh, lw)) in enumerate(zip(images, labels, strict=True)):
+                own = maps[index : index + 1, :, :h, :w]
+                full[index, :, :lh, :lw] = nn.functional.interpolate(own, size=(lh, lw), mode="bilinear")[0]
+            resized[name] = full
+        return resized
+
+    def _window_grid(self, batch: dict[str, Any]) -> WindowGrid | None:
+        """Return where attention windows meet, in pixels of the labels; None where their images differ in scale."""
+        ratios = (batch["label_size"] / batch["image_size"]).unique(dim=0)
+        height, width = batch["image"].shape[-2:]
+        grid = self.net.window_grid(height, width)
+        return grid.scaled(*ratios[0].tolist()) if grid is not None and len(ratios) == 1 else None
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Update the validation metrics; return the predictions for callbacks."""
@@ -260,23 +326,27 @@ class M2HModule(L.LightningModule):
         return self._evaluate("test", batch)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the activated predictions of a batch."""
-        return self(batch["image"])
+        """Return the activated predictions of a batch at the labels' size."""
+        raw = self.at_label_size(self.net(batch["image"]), batch)
+        return {name: task.activate(raw[name]) for name, task in self.tasks.items()}
 
     def _log_epoch(self, stage: str) -> None:
-        losses, scores = {}, {}
+        losses = {}
+        # Every process computes all of them: compute() is where processes add up their states.
+        scores = self.evaluator(stage).compute()
         for name in self.tasks:
-            kinds: list[Any] = [self.valid[stage][name], self.losses[stage][name], self.metrics[stage][name]]  # type: ignore[index]
-            # Every process computes all of them: compute() is where processes add up their states.
-            valid, loss, score = (kind.compute() for kind in kinds)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+                valid, loss = self.valid[stage][name].compute(), self.losses[stage][name].compute()  # type: ignore[index]
             if valid > 0:
                 losses[name] = loss
-                scores.update(score)
-            for kind in kinds:
-                kind.reset()
+            self.valid[stage][name].reset()  # type: ignore[index]
+            self.losses[stage][name].reset()  # type: ignore[index]
+        self.evaluator(stage).reset()
         if not losses:
             raise DataError(f"not one {stage} sample has a label of the trained tasks: {', '.join(self.tasks)}")
-        self.log_dict({key: value.float() for key, value in scores.items()})
+        # What was not scored at all (a class that never occurs, a task without label) is left out, not logged as NaN.
+        self.log_dict({f"{stage}/{key}": value for key, value in scores.items() if not value.isnan()})
         self.log_dict({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
         self.log(f"{stage}/loss", self._total(losses), prog_bar=stage == "val")
 

@@ -1,7 +1,7 @@
 """Callbacks of a run."""
 
 from m2h_lightning.callbacks.pictures import PicturePanels
-from m2h_lightning.callbacks.predictions import PredictionFiles
+from m2h_lightning.callbacks.predictions import PredictionFiles, SavePredictions
 from m2h_lightning.callbacks.trivial import TrivialBaseline
 
-__all__ = ["PicturePanels", "PredictionFiles", "TrivialBaseline"]
+__all__ = ["PicturePanels", "PredictionFiles", "SavePredictions", "TrivialBaseline"]

@@ -49,6 +49,9 @@ def panel(tasks: dict[str, Task], prediction: dict[str, Tensor], sample: dict[st
         uint8 RGB picture.
     """
     image = photograph(sample["image"])
+    height, width = next(iter(prediction.values())).shape[-2:]
+    if image.shape[:2] != (height, width):  # predictions are at their labels' size
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     factor = max(1, round(_WIDTH / image.shape[1]))
     height, width = factor * image.shape[0], factor * image.shape[1]
     blank = np.full_like(image, 235)
@@ -65,6 +68,24 @@ def panel(tasks: dict[str, Task], prediction: dict[str, Tensor], sample: dict[st
             canvas[start : start + height, left : left + width] = part.repeat(factor, 0).repeat(factor, 1)
     _write(canvas, sample["id"], 2 * _GAP, second + 20, width - 2 * _GAP)
     return canvas
+
+
+def without_padding(
+    predictions: dict[str, Tensor], batch: dict[str, Any], index: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the predictions and the sample of one image, cut to the sizes they had before the batch padded them.
+
+    Args:
+        predictions: Per task B×C×H×W, at the labels' size.
+        batch: A batch of the sample contract.
+        index: Which image.
+    """
+    h, w = batch["label_size"][index].tolist()
+    height, width = batch["image_size"][index].tolist()
+    sample = {key: value[index] for key, value in batch.items()}
+    sample |= {key: sample[key][..., :h, :w] for key in predictions if key in sample}
+    sample["image"] = sample["image"][:, :height, :width]
+    return {key: value[index, :, :h, :w] for key, value in predictions.items()}, sample
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
@@ -108,8 +129,8 @@ class PicturePanels(L.Callback):
         if not self._wanted(trainer):
             return
         for index in range(min(self.count - len(self._panels), len(batch["id"]))):
-            sample = {key: value[index] for key, value in batch.items()}
-            self._panels.append(panel(module.tasks, {k: v[index] for k, v in outputs.items()}, sample))
+            prediction, sample = without_padding(outputs, batch, index)
+            self._panels.append(panel(module.tasks, prediction, sample))
 
     def _write(self, trainer: L.Trainer, stage: str) -> None:
         panels, self._panels = self._panels, []

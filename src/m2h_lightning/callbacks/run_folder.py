@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from m2h_lightning.data.loader import ResumableDataLoader
+from m2h_lightning.module import M2HModule
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.loggers import RunCSVLogger, define_wandb_axes
 
@@ -147,12 +148,13 @@ class RunFolder(Callback):
                 "experiment": self.folder.parent.name,
                 "run": self.folder.name,
                 "metrics": runs.nested_metrics(metrics),
-                "protocol": getattr(module, "protocol", None),
+                **scoring(module, metrics),
                 **progress,
                 "fast_dev_run": bool(getattr(trainer, "fast_dev_run", False)),
                 "seed": self.config.get("seed_everything"),
                 "config_hash": runs.config_hash(self.config),
                 "data": {"module": type(data).__name__, **getattr(data, "description", {})},
+                "network": network(module),
                 "parameters": {
                     "total": sum(parameter.numel() for parameter in parameters),
                     "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -166,6 +168,37 @@ class RunFolder(Callback):
             },
         )
         (self.folder / runs.FAILURE).unlink(missing_ok=True)
+
+
+def scoring(module: Any, metrics: dict[str, float]) -> dict[str, Any]:
+    """Return what ``result.json`` says of how the run was scored: enough to know what may stand beside it.
+
+    Args:
+        module: The module of the run.
+        metrics: Final metrics by their ``stage/task/metric`` name; tells the stage whose headlines count.
+    """
+    if not isinstance(module, M2HModule):
+        return {}
+    stage = "test" if "test/loss" in metrics else "val"
+    return {
+        "tasks": list(module.tasks),
+        "evaluation": module.metrics_config.describe(module.facts["name"]),
+        "headlines": module.evaluator(stage).headlines,
+    }
+
+
+def network(module: Any) -> dict[str, Any] | None:
+    """Return what ``result.json`` says of the network, or None for a module of another kind."""
+    if not isinstance(module, M2HModule):
+        return None
+    backbone = module.hparams["backbone"]
+    return {
+        "preset": module.hparams["preset"],
+        "channels": module.hparams["channels"],
+        "wmca": module.hparams["wmca"],
+        "ggfm": module.hparams["ggfm"],
+        "backbone": {key: backbone[key] for key in ("name", "freeze")} | {"weights": module.backbone_weights},
+    }
 
 
 def rng_state() -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from m2h_lightning.data.raw import RawSample, decode
 from m2h_lightning.labels import IGNORE
+from m2h_lightning.metrics import Evaluator
 
 
 class TrainingPriors:
@@ -19,20 +20,21 @@ class TrainingPriors:
 
     * semseg: the most frequent class;
     * depth: the mean over pixels, metres;
-    * normals: the normalised mean vector;
-    * edges: the share of edge pixels, a constant probability.
+    * normals: the normalised mean vector.
+
+    Edges have no useful constant: boundary scores thin a flat map to nothing. :func:`gradient_magnitude` stands for
+    them.
 
     Args:
         classes: Number of classes.
     """
 
-    tasks = ("semseg", "depth", "normals", "edges")
+    tasks = ("semseg", "depth", "normals")
 
     def __init__(self, classes: int) -> None:
         self.histogram = np.zeros(classes, np.int64)
         self.depth = np.zeros(2)
         self.normals = np.zeros(3)
-        self.edges = np.zeros(2)
 
     def add(self, raw: RawSample) -> None:
         """Add a stored sample, whatever its codes."""
@@ -45,8 +47,6 @@ class TrainingPriors:
             self.depth += (known.sum(dtype=np.float64), known.size)
         if "normals" in raw:
             self.normals += raw["normals"].reshape(-1, 3).sum(0, dtype=np.float64)
-        if "edges" in raw:
-            self.edges += ((raw["edges"] == 1).sum(), (raw["edges"] <= 1).sum())
 
     def predict(self, task: str, target: Tensor) -> Tensor:
         """Return the constant prediction of ``task`` for a batch of targets, as its metric takes it."""
@@ -57,15 +57,36 @@ class TrainingPriors:
         if task == "normals":
             mean = self.normals / max(float(np.linalg.norm(self.normals)), 1e-12)
             return torch.as_tensor(mean, dtype=target.dtype, device=target.device).reshape(1, 3, 1, 1).expand_as(target)
-        if task == "edges":
-            return torch.full_like(target, float(self.edges[0] / self.edges[1]))
         raise KeyError(task)
 
 
-class TrivialBaseline(L.Callback):
-    """Scores constant predictors on the test set and logs them as ``test/<task>/trivial_<metric>``.
+def gradient_magnitude(image: Tensor) -> Tensor:
+    """Return an edge map that nothing was learnt for: the gradient of the smoothed image, the benchmarks' oldest entry.
 
-    The table at the end of a run shows them beside the network's.
+    Derivatives of a Gaussian of 2 pixels, the strongest over the colours, divided by the image's 99.5th percentile.
+
+    Args:
+        image: B×3×H×W, at least 2 pixels wide and high.
+
+    Returns:
+        B×1×H×W in [0, 1].
+    """
+    steps = torch.arange(-6, 7, device=image.device, dtype=torch.float32)
+    kernel = torch.exp(-(steps**2) / 8)
+    kernel /= kernel.sum()
+    colours = F.pad(image.float().flatten(0, 1)[:, None], (6, 6, 6, 6), mode="replicate")
+    smooth = F.conv2d(F.conv2d(colours, kernel.reshape(1, 1, 1, -1)), kernel.reshape(1, 1, -1, 1))
+    down, across = torch.gradient(smooth[:, 0], dim=(1, 2))
+    strength = torch.hypot(down, across).unflatten(0, image.shape[:2]).amax(1, keepdim=True)
+    top = torch.stack([torch.quantile(one.flatten()[:: max(1, one.numel() // 100_000)], 0.995) for one in strength])
+    return (strength / top.clamp(min=1e-6).reshape(-1, 1, 1, 1)).clamp(max=1)
+
+
+class TrivialBaseline(L.Callback):
+    """Scores predictors that need no training on the test set and logs them as ``test/<task>/trivial_<metric>``.
+
+    Constants for classes, depth and normals (:class:`TrainingPriors`), the image's gradient for edges. The table at the
+    end of a run shows them beside the network's, under every protocol.
 
     The constants come from stored training samples, spread evenly over the training set.
 
@@ -76,7 +97,7 @@ class TrivialBaseline(L.Callback):
     def __init__(self, samples: int = 200) -> None:
         self.samples = samples
         self._priors: TrainingPriors | None = None
-        self._metrics: dict[str, MetricCollection] = {}
+        self._evaluator: Evaluator | None = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the statistics of the training set."""
@@ -85,11 +106,8 @@ class TrivialBaseline(L.Callback):
         self._priors = TrainingPriors(len(module.facts["classes"]))
         for index in np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(int):
             self._priors.add(dataset[int(index)])
-        self._metrics = {
-            name: task.metrics(module.protocol).to(module.device)
-            for name, task in module.tasks.items()
-            if name in TrainingPriors.tasks
-        }
+        tasks = {name: task for name, task in module.tasks.items() if name in (*TrainingPriors.tasks, "edges")}
+        self._evaluator = Evaluator(tasks, module.metrics_config, module.facts, "test", details=False).to(module.device)
 
     def on_test_batch_end(
         self,
@@ -100,15 +118,26 @@ class TrivialBaseline(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score the constants on the batch's targets."""
+        """Score the trivial predictions on the batch's targets."""
         assert self._priors is not None
-        for name, metric in self._metrics.items():
-            if name in batch:
-                metric.update(self._priors.predict(name, batch[name]), batch[name])
+        assert self._evaluator is not None
+        module: Any = pl_module
+        guesses = {
+            name: self._priors.predict(name, batch[name])
+            for name in self._evaluator.tasks
+            if name in batch and name in TrainingPriors.tasks
+        }
+        if "edges" in self._evaluator.tasks and "edges" in batch:
+            guesses |= module.at_label_size({"edges": gradient_magnitude(batch["image"])}, batch)
+        self._evaluator.update(guesses, batch)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the scores of the constants."""
-        module: Any = pl_module
-        for name, metric in self._metrics.items():
-            score = metric.compute()[module.tasks[name].headline]
-            pl_module.log(f"test/{name}/trivial_{module.tasks[name].headline}", score.float())
+        """Log the headline scores."""
+        assert self._evaluator is not None
+        scores = self._evaluator.compute()
+        for name in self._evaluator.tasks:
+            for key in self._evaluator.headline(name).keys.values():
+                score = scores.get(f"{name}/{key}")
+                if score is not None and not score.isnan():
+                    pl_module.log(f"test/{name}/trivial_{key}", score)
+        self._evaluator.reset()

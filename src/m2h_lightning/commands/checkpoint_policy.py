@@ -22,7 +22,7 @@ TRAINING_KEYS = (
     "schedule",
     "losses",
     "loss_weights",
-    "protocol",
+    "metrics",
     "compile",
     "gradient_checkpointing",
     "init_weights",

@@ -8,7 +8,8 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BasePredictionWriter, Checkpoint, ModelCheckpoint
 
-from m2h_lightning.callbacks import PicturePanels, PredictionFiles
+from m2h_lightning.callbacks import PicturePanels, PredictionFiles, SavePredictions
+from m2h_lightning.predictions.formats import SaveFormat
 from m2h_lightning.runs import folder as runs
 
 
@@ -25,7 +26,13 @@ def default_checkpoint(folder: Path) -> ModelCheckpoint:
 
 
 def default_callbacks(
-    verb: str, folder: Path, run: runs.RunConfig, configured: Sequence[Callback], checkpoints: bool
+    verb: str,
+    folder: Path,
+    run: runs.RunConfig,
+    configured: Sequence[Callback],
+    checkpoints: bool,
+    save: str | None = None,
+    save_format: SaveFormat = "files",
 ) -> list[Callback]:
     """Return what is added to the configured callbacks; one of the same kind there takes the default's place.
 
@@ -35,6 +42,8 @@ def default_callbacks(
         run: Settings of the run.
         configured: Callbacks of the configuration.
         checkpoints: Whether checkpoints are wanted.
+        save: Folder for predictions, instead of the run folder.
+        save_format: Format of the predictions there.
     """
 
     def has(kind: type) -> bool:
@@ -44,7 +53,9 @@ def default_callbacks(
     if checkpoints and not has(Checkpoint):
         added.append(default_checkpoint(folder))
     if verb == "predict":
-        if not has(BasePredictionWriter):
+        if save is not None:
+            added.append(SavePredictions(save, save_format))
+        elif not has(BasePredictionWriter):
             added.append(PredictionFiles())
     elif run.pictures and not has(PicturePanels):
         added.append(PicturePanels(run.pictures))

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
@@ -29,6 +29,7 @@ from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import explain, init_parameters, subclasses
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, M2HError
+from m2h_lightning.predictions.formats import SaveFormat
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
@@ -36,6 +37,10 @@ from m2h_lightning.runs.loggers import close_loggers, make_loggers
 TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10, "enable_model_summary": False}
 DATA_MODULES = tuple(f"m2h_lightning.data.{name}" for name in ("rooms", "nyud", "hypersim", "cityscapes", "folder"))
 """Modules whose data sets can be named in short (``--data Rooms``)."""
+
+
+SAVE_HELP = "Folder for the predictions: a folder per task, as 'm2h evaluate' and others read them; null: run folder."
+SAVE_FORMAT_HELP = "What --save writes: this package's own files, or those that the field's MATLAB tools take."
 
 
 class AlreadyFinished(Exception):
@@ -179,6 +184,8 @@ class TrainingCLI(LightningCLI):
             defaults["verbose"] = False  # our own table comes last
         if subcommand == "predict":
             defaults["return_predictions"] = False  # they would pile up in memory
+            parser.add_argument("--save", type=Optional[str], default=None, help=SAVE_HELP)  # noqa: UP045
+            parser.add_argument("--save_format", type=SaveFormat, default="files", help=SAVE_FORMAT_HELP)
         parser.set_defaults(defaults)
         return parser
 
@@ -349,7 +356,10 @@ class TrainingCLI(LightningCLI):
         if (quick or self.arguments.verb != "fit") and not any(isinstance(c, Checkpoint) for c in callbacks):
             config["enable_checkpointing"] = False  # Lightning would leave a checkpoint of the one trial batch
         checkpoints = config.get("enable_checkpointing") is not False
-        callbacks += default_callbacks(self.arguments.verb, self.folder, run, callbacks, checkpoints)
+        save = (self.options.save, self.options.save_format) if self.arguments.verb == "predict" else (None, "files")
+        if save[0] is None and save[1] != "files":
+            raise ConfigError("save_format says how --save writes; add --save FOLDER")
+        callbacks += default_callbacks(self.arguments.verb, self.folder, run, callbacks, checkpoints, *save)
         self.callback = RunFolder(self.folder, self.tree, resumed=self.arguments.resume is not None)
         config["callbacks"] = [*callbacks, self.callback]
         plugins = config.get("plugins") or []

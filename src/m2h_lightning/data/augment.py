@@ -313,4 +313,6 @@ class TrainTransform:
         state = random.Random(int(rng.integers(2**63)))
         self._pipeline.set_random_state(rng, state)
         changed = self._pipeline(**{key: raw[key] for key in KEYS if key in raw})  # type: ignore[literal-required]
-        return T.to_sample({**raw, **changed}, raw["image"].shape[:2])
+        out: RawSample = {**raw, **changed}
+        out.pop("pose", None)  # flips and rolls move the camera, and nothing in training asks where it stood
+        return T.to_sample(out, raw["image"].shape[:2])

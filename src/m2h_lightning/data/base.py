@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
@@ -51,7 +51,9 @@ class BaseDataModule(L.LightningDataModule):
     Args:
         root: Folder under which data sets lie; null takes the environment variable M2H_DATA, else ./data.
         crop: Height and width of training crops in pixels.
-        eval_size: Height and width for validation, test and prediction; null keeps the stored size.
+        eval_size: Height and width the network sees in validation, test and prediction; null keeps the stored size.
+        eval_labels: Where predictions are scored if ``eval_size`` is set: "own" resizes them to the labels' own size,
+            "input" resizes the labels to ``eval_size``, as some papers do.
         batch_size: Training samples per process and step.
         eval_batch_size: Samples per process and step in validation, test and prediction; null takes ``batch_size``.
         workers: Loading processes per training process; 0 loads in the training process.
@@ -71,6 +73,7 @@ class BaseDataModule(L.LightningDataModule):
         root: str | None = None,
         crop: tuple[int, int] = (448, 448),
         eval_size: tuple[int, int] | None = None,
+        eval_labels: Literal["own", "input"] = "own",
         batch_size: int = 8,
         eval_batch_size: int | None = None,
         workers: int = 4,
@@ -95,6 +98,7 @@ class BaseDataModule(L.LightningDataModule):
         self.root = Path(root or os.environ.get("M2H_DATA") or "data").expanduser()
         self.crop = tuple(crop)
         self.eval_size = tuple(eval_size) if eval_size else None
+        self.eval_labels = eval_labels
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.workers = workers
@@ -135,14 +139,22 @@ class BaseDataModule(L.LightningDataModule):
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
+            "test_fingerprint": self.test_fingerprint,
             "edge_rule": self.edge_rule,
             "depth_unit": self.depth_unit,
+            "eval_size": self.eval_size,
+            "eval_labels": self.eval_labels,
         }
 
     @property
     def fingerprint(self) -> str:
         """What identifies the stored data in ``result.json``; data sets give the hash of their manifest."""
         return self.name
+
+    @property
+    def test_fingerprint(self) -> str:
+        """What identifies the test samples alone: runs may be compared where it is the same."""
+        return self.fingerprint
 
     def _seed(self) -> int:
         """Return the seed: our own, or the one that ``seed_everything`` has set for the run."""
@@ -153,7 +165,7 @@ class BaseDataModule(L.LightningDataModule):
     def _eval_loader(self, split: str) -> DataLoader:
         return make_loader(
             self.dataset(split),
-            EvalTransform(self.eval_size),  # type: ignore[arg-type]
+            EvalTransform(self.eval_size, self.eval_labels),  # type: ignore[arg-type]
             train=False,
             batch_size=self.eval_batch_size,
             workers=self.workers,

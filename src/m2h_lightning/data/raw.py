@@ -78,7 +78,9 @@ class RawSample(TypedDict, total=False):
     ``normals`` H×W×3, camera frame, facing the camera: float32 unit with 0 = invalid, or uint8 x for 2x/255 − 1 where
     shorter than ½ is invalid · ``edges`` uint8 H×W {0, 1}, 255 = ignore · ``K`` float64 3×3, all NaN when the camera
     is not known; a general matrix for a tilted image plane: the ray of pixel (u, v) is K⁻¹[u, v, 1] scaled to z = 1 ·
-    ``id`` unique within the data set · ``instance`` int32 H×W object numbers, 0 = none; only to derive edges from.
+    ``id`` unique within the data set · ``instance`` int32 H×W object numbers, 0 = none; only to derive edges from ·
+    ``pose`` float64 4×4, camera-to-world: a rigid motion from the camera frame (x right, y down, z forward) to that of
+    the scene, metres; absent where it is not known.
     """
 
     image: np.ndarray
@@ -90,6 +92,7 @@ class RawSample(TypedDict, total=False):
     K: np.ndarray
     id: str
     instance: np.ndarray
+    pose: np.ndarray
 
 
 def encode_normals(normals: np.ndarray) -> np.ndarray:
@@ -143,6 +146,8 @@ def check_raw(raw: RawSample, classes: int) -> None:
                 f"sample '{raw['id']}': {key} has shape {raw[key].shape}, "  # type: ignore[literal-required]
                 f"expected {shapes.get(key, (height, width))}"
             )
+    if "pose" in raw and raw["pose"].shape != (4, 4):
+        raise DataError(f"sample '{raw['id']}': pose has shape {raw['pose'].shape}, expected (4, 4)")
     if "semseg" in raw:
         if raw["semseg"].dtype != np.uint8:
             raise DataError(f"sample '{raw['id']}': semseg is {raw['semseg'].dtype}, expected uint8")

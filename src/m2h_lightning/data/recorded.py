@@ -200,6 +200,11 @@ class RecordedDataModule(BaseDataModule):
         """Changes with the files' packaging, lists and options, and with the hold-out."""
         return f"{self.source.fingerprint}, holdout {self.holdout:g}"
 
+    @property
+    def test_fingerprint(self) -> str:
+        """As :attr:`fingerprint`, without the hold-out where the test split is the set's own."""
+        return self.source.fingerprint if "test" in self.source.splits else self.fingerprint
+
     def items(self, split: str) -> list[Item]:
         """Return the samples of "train", "val" or "test", in a fixed order.
 

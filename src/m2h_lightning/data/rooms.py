@@ -114,6 +114,11 @@ class Rooms(BaseDataModule):
         return RoomsDataset(self.root / self.name, **self.specs[split].as_dict(), render_workers=self.render_workers)
 
     @property
+    def test_fingerprint(self) -> str:
+        """Name of the test cache."""
+        return self.specs["test"].folder
+
+    @property
     def fingerprint(self) -> str:
         """Names of the three caches; each ends in a hash of what it holds and of the generator's version."""
         return ", ".join(spec.folder for spec in self.specs.values())

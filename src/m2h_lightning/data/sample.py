@@ -19,7 +19,10 @@ class Sample(TypedDict, total=False):
     ``image`` float32 3×H×W, ImageNet-normalised · ``semseg`` int64 H×W, 255 = ignore · ``depth`` float32 1×H×W metres,
     0 = invalid · ``normals`` float32 3×H×W unit, camera frame (x right, y down, z forward, facing the camera),
     0 = invalid · ``edges`` float32 1×H×W in {0, 1}, 255 = ignore · ``K`` float32 3×3 of *this* image after every
-    transform, all NaN where the camera is not known · ``id`` · ``size`` int64 (H, W) of the original image.
+    transform, all NaN where the camera is not known · ``id`` · ``size`` int64 (H, W) of the original image ·
+    ``image_size`` and ``label_size`` int64 (H, W) of this image and of its labels before a batch pads them; in
+    evaluation the image may be smaller than its labels, in training they are alike · ``pose`` float64 4×4
+    camera-to-world, metres, never in training; absent where it is not known, and NaN in a batch where others have one.
 
     Loaders yield the same keys and shapes in compact types; ``to_contract`` makes the types above of them. Lightning
     calls it through the data module once a batch is on its device.
@@ -33,6 +36,9 @@ class Sample(TypedDict, total=False):
     K: Tensor
     id: str
     size: Tensor
+    image_size: Tensor
+    label_size: Tensor
+    pose: Tensor
 
 
 IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
@@ -91,9 +97,9 @@ def _stack(maps: list[Tensor]) -> Tensor:
 def collate(samples: list[Sample]) -> dict[str, Any]:
     """Stack samples into a batch.
 
-    Samples of different sizes are padded at the right and the bottom, and labels that only some samples have are
-    filled, both with the "nothing known" value of the map, which every loss and metric leaves out. A label that no
-    sample has stays absent.
+    Images of different sizes are padded at the right and the bottom, labels likewise, and labels that only some samples
+    have are filled, all with the "nothing known" value of the map, which every loss and metric leaves out. A label that
+    no sample has stays absent.
 
     Args:
         samples: At least one sample.
@@ -106,13 +112,15 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
     """
     if not samples:
         raise DataError("a batch without samples: the data set is empty")
-    height = max(s["image"].shape[-2] for s in samples)
-    width = max(s["image"].shape[-1] for s in samples)
     batch: dict[str, Any] = {"id": [s["id"] for s in samples]}
     for key in ("image", *LABELS):
         like: Tensor | None = next((s[key] for s in samples if key in s), None)  # type: ignore[literal-required]
         if like is None:
             continue
+        # Labels of a batch share one size, which is the images' own unless evaluation resized these.
+        own: Any = "image_size" if key == "image" else "label_size"
+        sizes = [s[own] for s in samples]  # type: ignore[literal-required]
+        height, width = torch.stack(sizes).amax(0).tolist()
         maps = []
         for sample in samples:
             part: Tensor | None = sample.get(key)  # type: ignore[assignment]
@@ -126,5 +134,9 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
             maps.append(part)
         batch[key] = _stack(maps)
     batch["K"] = torch.stack([s["K"] for s in samples])
-    batch["size"] = torch.stack([s["size"] for s in samples])
+    for key in ("size", "image_size", "label_size"):
+        batch[key] = torch.stack([s[key] for s in samples])  # type: ignore[literal-required]
+    if any("pose" in s for s in samples):
+        unknown = torch.full((4, 4), torch.nan, dtype=torch.float64)
+        batch["pose"] = torch.stack([s.get("pose", unknown) for s in samples])
     return batch

@@ -10,13 +10,13 @@ protocol is ``data.augment.legacy_scale_depth``.)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 
-from m2h_lightning.data.raw import CODED_INVALID_NORMAL, INVALID, RawSample
+from m2h_lightning.data.raw import CODED_INVALID_NORMAL, INVALID, LABELS, RawSample
 from m2h_lightning.data.sample import Sample
 from m2h_lightning.errors import DataError
 from m2h_lightning.geometry import crop_intrinsics, flip_intrinsics, resize_intrinsics
@@ -126,7 +126,7 @@ def roll_map(key: str, source: np.ndarray, K: np.ndarray, degrees: float) -> np.
 
 
 def _each(sample: RawSample, function: Callable[[str, np.ndarray], np.ndarray], K: np.ndarray) -> RawSample:
-    """Return the sample with ``function`` applied to each of its maps, and with intrinsics ``K``."""
+    """Return the sample with ``function`` applied to each of its maps, and with intrinsics ``K``; the pose stays."""
     out: dict[str, Any] = {**sample}
     out.update({key: function(key, out[key]) for key in MAPS if key in out})
     out["K"] = K
@@ -149,12 +149,12 @@ def resize(sample: RawSample, height: int, width: int) -> RawSample:
 
 
 def flip(sample: RawSample) -> RawSample:
-    """Mirror left and right: normals' x changes sign, cx becomes (W − 1) − cx."""
-    return _each(sample, flip_map, flip_intrinsics(sample["K"], sample["image"].shape[1]))
+    """Mirror left and right: normals' x changes sign, cx becomes (W − 1) − cx; no camera sees that: the pose goes."""
+    return _each(_without_pose(sample), flip_map, flip_intrinsics(sample["K"], sample["image"].shape[1]))
 
 
 def roll(sample: RawSample, degrees: float) -> RawSample:
-    """Roll the camera about its optical axis; see :func:`roll_map`.
+    """Roll the camera about its optical axis; its pose is dropped; see :func:`roll_map`.
 
     Raises:
         DataError: The sample's K is not known.
@@ -162,7 +162,11 @@ def roll(sample: RawSample, degrees: float) -> RawSample:
     K = sample["K"]
     if not np.isfinite(K).all():
         raise DataError(f"sample '{sample['id']}': turning needs the camera's K; set data.augment.rotate to 0")
-    return _each(sample, lambda key, source: roll_map(key, source, K, degrees), K)
+    return _each(_without_pose(sample), lambda key, source: roll_map(key, source, K, degrees), K)
+
+
+def _without_pose(sample: RawSample) -> RawSample:
+    return {key: value for key, value in sample.items() if key != "pose"}  # type: ignore[return-value]
 
 
 def to_sample(raw: RawSample, size: tuple[int, int]) -> Sample:
@@ -174,16 +178,21 @@ def to_sample(raw: RawSample, size: tuple[int, int]) -> Sample:
 
     Returns:
         In the shapes of the contract: ``image``, ``semseg``, ``edges`` uint8, ``depth`` float32, ``normals`` uint8 or
-        float32; ``to_contract`` makes the contract's types of them.
+        float32; ``to_contract`` makes the contract's types of them. ``pose`` float64 where the sample has one.
 
     Raises:
         DataError: When a map holds NaN or infinity, naming the sample and the map.
     """
+    image_size = raw["image"].shape[:2]
     sample: dict[str, Any] = {
         "K": torch.from_numpy(np.asarray(raw["K"], np.float32)),
         "id": raw["id"],
         "size": torch.tensor(size),
+        "image_size": torch.tensor(image_size),
+        "label_size": torch.tensor(next((raw[key].shape[:2] for key in LABELS if key in raw), image_size)),  # type: ignore[literal-required]
     }
+    if "pose" in raw:
+        sample["pose"] = torch.from_numpy(np.array(raw["pose"], np.float64))
     for key in MAPS:
         if key not in raw:
             continue
@@ -205,16 +214,24 @@ def to_sample(raw: RawSample, size: tuple[int, int]) -> Sample:
 
 
 class EvalTransform:
-    """Keep the stored size, or shrink to ``size``; no augmentation.
+    """Keep the stored size, or shrink the image to ``size``; no augmentation.
 
     Args:
-        size: Height and width to resize to; None keeps the stored size.
+        size: Height and width the image is resized to; None keeps the stored size.
+        labels: "own" leaves labels at their own size, at which predictions are then scored; "input" resizes them with
+            the image.
     """
 
-    def __init__(self, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, size: tuple[int, int] | None = None, labels: Literal["own", "input"] = "own") -> None:
         self.size = size
+        self.labels = labels
 
     def __call__(self, raw: RawSample, rng: np.random.Generator) -> Sample:
         """Return the sample; ``rng`` is not used."""
         original = raw["image"].shape[:2]
-        return to_sample(resize(raw, *self.size) if self.size else raw, original)
+        if self.size is None:
+            return to_sample(raw, original)
+        if self.labels == "input":
+            return to_sample(resize(raw, *self.size), original)
+        image: RawSample = {"image": raw["image"], "K": raw["K"], "id": raw["id"]}
+        return to_sample({**raw, **resize(image, *self.size)}, original)

@@ -1,8 +1,34 @@
 """Metrics as ``torchmetrics.Metric`` classes: states are sums, so that processes and batches add up exactly."""
 
+from m2h_lightning.metrics.boundary import BoundaryScore
+from m2h_lightning.metrics.calibration import CalibrationError
 from m2h_lightning.metrics.depth import DepthError
 from m2h_lightning.metrics.edges import EdgeFScore
+from m2h_lightning.metrics.evaluator import Evaluator, Headline
 from m2h_lightning.metrics.normals import NormalError
-from m2h_lightning.metrics.semseg import SegmentationScore
+from m2h_lightning.metrics.protocol import ProtocolMetric
+from m2h_lightning.metrics.seams import WindowGrid
+from m2h_lightning.metrics.semseg import BoundaryIoU, SegmentationScore, TrimapIoU
+from m2h_lightning.metrics.temporal import Frames, TemporalStability, temporal_scores
+from m2h_lightning.metrics.settings import PROTOCOLS, SUFFIXES, MetricsConfig
 
-__all__ = ["DepthError", "EdgeFScore", "NormalError", "SegmentationScore"]
+__all__ = [
+    "PROTOCOLS",
+    "SUFFIXES",
+    "BoundaryIoU",
+    "BoundaryScore",
+    "CalibrationError",
+    "DepthError",
+    "EdgeFScore",
+    "Evaluator",
+    "Frames",
+    "Headline",
+    "MetricsConfig",
+    "NormalError",
+    "ProtocolMetric",
+    "SegmentationScore",
+    "TemporalStability",
+    "TrimapIoU",
+    "WindowGrid",
+    "temporal_scores",
+]

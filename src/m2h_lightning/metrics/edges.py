@@ -6,24 +6,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from m2h_lightning.errors import ConfigError, DataError
+from m2h_lightning.metrics.protocol import ProtocolMetric, Sizes, count_bins, require_finite, require_same_shape
 
 
-class EdgeFScore(Metric):
-    """Best F-score of an edge map over one threshold for the whole set, counted pixel by pixel.
+class EdgeFScore(ProtocolMetric):
+    """Best F-score of an edge map over the thresholds 0, 1/bins, 2/bins, …, counted pixel by pixel.
 
-    ``F = 2PR/(P+R)`` at the best of ``bins − 1`` thresholds on the edge probability. A predicted edge pixel counts only
-    where the target has one: no tolerance, no thinning. This is *not* odsF, which matches thinned edges within a
-    distance; it is a lower, cheaper figure for following a training run.
+    ``F = 2PR/(P+R)``; a pixel is predicted to be an edge when its probability, rounded down to a multiple of 1/bins, is
+    at least the threshold, and counts only where the target has an edge: no tolerance, no thinning. This is *not* odsF,
+    which matches thinned edges within a distance; it is a lower, cheaper figure for following a training run.
+
+    Pooled scores are those of the one threshold that is best for the whole set; the ``_per_image`` ones take each
+    image's own best threshold, then the mean over the images that have an edge. They are therefore the higher as a
+    rule, and ``threshold_per_image`` is the mean of those thresholds.
 
     As input to ``forward`` and ``update``: ``prediction`` edge probability B×1×H×W in [0, 1], ``target`` B×1×H×W in
     {0, 1}, 255 = ignore.
 
-    As output of ``compute``: a dict of float64 scalars: ``f_pixel``, ``precision``, ``recall`` and ``threshold`` at the
-    best F; NaN when the targets hold no edge.
+    As output of ``compute``: a dict of float64 scalars: ``f_pixel`` and at its threshold ``precision``, ``recall``, and
+    the ``threshold`` itself; NaN when the targets hold no edge.
 
     Args:
-        bins: Number of probability bins.
+        bins: Number of probability bins, at least 1.
+        per_batch: Whether to compute per-batch scores too.
+
+    Raises:
+        ConfigError: Bins below 1.
 
     Example:
         >>> import torch
@@ -34,32 +44,43 @@ class EdgeFScore(Metric):
     """
 
     higher_is_better = True
-    full_state_update = False
-    counts: Tensor
 
-    def __init__(self, bins: int = 100, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, bins: int = 100, per_batch: bool = False, **kwargs: Any) -> None:
+        if bins < 1:
+            raise ConfigError(f"the pixel-exact edge score has {bins} bins; give at least 1")
         self.bins = bins
-        self.add_state("counts", torch.zeros(2, bins, dtype=torch.int64), dist_reduce_fx="sum")
+        super().__init__((2, bins), torch.int64, per_batch, **kwargs)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        level = (prediction * self.bins).long().clamp_(0, self.bins - 1)
-        index = torch.where(target <= 1, target.long() * self.bins + level, 2 * self.bins)
-        self.counts += torch.bincount(index.flatten(), minlength=2 * self.bins + 1)[:-1].reshape(2, -1)
+    def update(self, prediction: Tensor, target: Tensor, sizes: Sizes | None = None) -> None:
+        """Add a batch; ``sizes`` are not needed, since padding is labelled 255.
 
-    def compute(self) -> dict[str, Tensor]:
-        """Return the scores over everything added so far."""
+        Raises:
+            DataError: Shapes that do not fit, or a prediction at a scored pixel that is NaN or no probability.
+        """
+        require_same_shape(prediction, target, "edges")
+        known = target <= 1
+        wrong = known & ~((prediction >= 0) & (prediction <= 1))
+        if wrong.any():
+            require_finite(prediction, known, "edges")
+            raise DataError(
+                f"the prediction of edges is outside [0, 1] at {int(wrong.sum())} scored pixels; give probabilities"
+            )
+        level = (prediction.float() * self.bins).int().clamp_(max=self.bins - 1)
+        index = torch.where(target > 0.5, level + self.bins, level)
+        self.add(count_bins(index, known, 2 * self.bins).unflatten(1, (2, self.bins)))
+
+    def scores(self, sums: Tensor) -> dict[str, Tensor]:
+        """Return the scores at the best threshold of counts …×2×bins, of pixels without and with an edge."""
         # Pixels at or above each threshold: a reversed cumulative sum over the probability bins.
-        false_positive, true_positive = self.counts.flip(1).cumsum(1).flip(1).double()
-        edges = true_positive[0]
-        precision = true_positive / (true_positive + false_positive).clamp(min=1)
-        recall = true_positive / edges
-        f = 2 * true_positive / (true_positive + false_positive + edges)
-        best = f.nan_to_num(-1).argmax()
-        return {
-            "f_pixel": torch.where(edges > 0, f[best], torch.nan),
-            "precision": precision[best],
-            "recall": recall[best],
+        false_positive, true_positive = sums.flip(-1).cumsum(-1).flip(-1).double().unbind(-2)
+        edges = true_positive[..., :1]
+        found = true_positive + false_positive
+        f = 2 * true_positive / (found + edges)
+        best = f.nan_to_num(-1).argmax(-1, keepdim=True)
+        at_best = {
+            "f_pixel": f.gather(-1, best),
+            "precision": (true_positive / found).gather(-1, best),
+            "recall": (true_positive / edges).gather(-1, best),
             "threshold": best.double() / self.bins,
         }
+        return {name: torch.where(edges > 0, value, torch.nan).squeeze(-1) for name, value in at_best.items()}

@@ -1,44 +1,76 @@
-"""Angular errors of surface normals, pooled over all valid pixels of the set."""
+"""Angular errors of surface normals: over all valid pixels, and per image."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from m2h_lightning.metrics.protocol import ProtocolMetric, Sizes, count_bins, require_finite, require_same_shape
+
+LIMITS = (11.25, 22.5, 30)
+"""Angles in degrees whose shares are reported (Eigen & Fergus, ICCV 2015)."""
 
 _BINS_PER_DEGREE = 100
+_BINS = 180 * _BINS_PER_DEGREE + 1
+_BLOCK = 1 << 16
 
 
-def angle_deg(prediction: Tensor, target: Tensor) -> Tensor:
+def angle_deg(first: Tensor, second: Tensor) -> Tensor:
     """Return the angle between two vector fields in degrees.
 
-    ``2·atan2(‖p̂ − ĝ‖, ‖p̂ + ĝ‖)`` of the normalised vectors, which keeps its precision near 0° where acos loses it.
+    ``atan2(‖a × b‖, a · b)``: unlike acos of the cosine it keeps its precision near 0° and 180°, and no length needs to
+    be known. In float64, where squares of products of float32 numbers neither overflow nor vanish.
 
     Args:
-        prediction: B×3×H×W, any length.
-        target: B×3×H×W, any length.
+        first: B×3×H×W, any length.
+        second: B×3×H×W, any length.
 
     Returns:
-        float64 angles in [0, 180], B×H×W.
+        float64 angles in [0, 180], B×H×W: 90 where one vector has length 0, as it points nowhere; NaN where a component
+        is NaN or infinite.
     """
-    p = torch.nn.functional.normalize(prediction.double(), dim=1)
-    g = torch.nn.functional.normalize(target.double(), dim=1)
-    return torch.rad2deg(2 * torch.atan2((p - g).norm(dim=1), (p + g).norm(dim=1)))
+    # In blocks that stay in a processor's cache: half the time of whole images.
+    pairs = zip(first.flatten(2).split(_BLOCK, 2), second.flatten(2).split(_BLOCK, 2), strict=True)
+    return torch.cat([_angles(a, b) for a, b in pairs], 1).unflatten(1, first.shape[2:])
 
 
-class NormalError(Metric):
-    """Angular error of normals: mean, median, and shares below 11.25°, 22.5° and 30°, pooled over valid pixels.
+def _angles(a: Tensor, b: Tensor) -> Tensor:
+    """Return the angles of vectors B×3×N, B×N."""
+    (ax, ay, az), (bx, by, bz) = (
+        vectors.to(torch.float64, memory_format=torch.contiguous_format).unbind(1) for vectors in (a, b)
+    )
+    x = (ay * bz).addcmul_(az, by, value=-1)
+    y = (az * bx).addcmul_(ax, bz, value=-1)
+    z = (ax * by).addcmul_(ay, bx, value=-1)
+    sine = x.square_().addcmul_(y, y).addcmul_(z, z).sqrt_()
+    cosine = (ax * bx).addcmul_(ay, by).addcmul_(az, bz)
+    angle = torch.atan2(sine, cosine).mul_(180 / math.pi)
+    # 0 only where there is a vector without length, which atan2 would call 0°; of an infinite one it makes 45° or such.
+    product = sine.add_(cosine.abs_())
+    return angle.add_(product, alpha=0.0).masked_fill_(product == 0, 90.0)
+
+
+class NormalError(ProtocolMetric):
+    """Angles between predicted and true normals over the valid pixels.
+
+    ``mean_deg``, ``rmse_deg`` = √mean angle², ``median_deg``, and ``within_11.25``, ``within_22.5``, ``within_30``: the
+    shares of pixels with a smaller angle. Each is pooled over all valid pixels of the set (InvPT's mErr is the pooled
+    mean) and, as ``…_per_image``, averaged over images.
 
     A pixel is valid where the target's length is at least 0.5: files that cannot store zero encode "invalid" as a
-    short vector. The median comes from a histogram of 0.01° bins: exact to 0.01°, additive over processes, and of a
-    size that does not grow with the set.
+    short vector. A predicted vector of length 0 at a valid pixel counts as 90°: it is no answer, and an untrained
+    network should not gain by it. The median comes from a histogram of 0.01° bins: the middle of the bin of the lower
+    median, so exact to 0.005°, additive over processes, and of a size that does not grow with the set.
 
-    As input to ``forward`` and ``update``: ``prediction`` and ``target`` B×3×H×W in the camera frame.
+    As input to ``forward`` and ``update``: ``prediction`` (any length) and ``target`` B×3×H×W in the camera frame.
 
-    As output of ``compute``: a dict of float64 scalars: ``mean_deg``, ``median_deg``, ``within_11.25``,
-    ``within_22.5``, ``within_30``; NaN when not one pixel was valid.
+    As output of ``compute``: a dict of float64 scalars; NaN when not one pixel was valid.
+
+    Args:
+        per_batch: Whether to compute per-batch scores too.
 
     Example:
         >>> import torch
@@ -50,35 +82,35 @@ class NormalError(Metric):
     """
 
     higher_is_better = False
-    full_state_update = False
-    histogram: Tensor
-    total: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        bins = 180 * _BINS_PER_DEGREE + 1
-        self.add_state("histogram", torch.zeros(bins, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+    def __init__(self, per_batch: bool = False, **kwargs: Any) -> None:
+        # Sum, sum of squares, and the histogram, which also counts.
+        super().__init__((2 + _BINS,), torch.float64, per_batch, **kwargs)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        valid = target.norm(dim=1) >= 0.5
+    def update(self, prediction: Tensor, target: Tensor, sizes: Sizes | None = None) -> None:
+        """Add a batch; ``sizes`` are not needed, since padding has length 0.
+
+        Raises:
+            DataError: Shapes that do not fit, or a prediction that is NaN or infinite at a scored pixel.
+        """
+        require_same_shape(prediction, target, "normals")
+        valid = target.float().square().sum(1) >= 0.25
         angle = angle_deg(prediction, target)
-        self.total += torch.where(valid, angle, 0.0).sum()
-        index = (angle * _BINS_PER_DEGREE).long().clamp_(0, len(self.histogram) - 1)
-        index = torch.where(valid, index, len(self.histogram))
-        self.histogram += torch.bincount(index.flatten(), minlength=len(self.histogram) + 1)[:-1]
+        require_finite(angle, valid, "normals")
+        angle = angle.masked_fill_(~valid, 0.0).flatten(1)
+        index = (angle * _BINS_PER_DEGREE).int().clamp_(max=_BINS - 1)
+        # The norm's square rather than the squares' sum: no second image of float64.
+        sums = torch.stack([angle.sum(1), torch.linalg.vector_norm(angle, dim=1).square()], 1)
+        self.add(torch.cat([sums, count_bins(index, valid.flatten(1), _BINS).double()], 1))
 
-    def compute(self) -> dict[str, Tensor]:
-        """Return the errors over everything added so far."""
-        cumulative = self.histogram.cumsum(0)
-        count = cumulative[-1]
-        middle = torch.searchsorted(cumulative, (count + 1) // 2).double()
-        median = (middle + 0.5) / _BINS_PER_DEGREE
-        result = {
-            "mean_deg": self.total / count,
-            "median_deg": torch.where(count > 0, median, torch.nan),
+    def scores(self, sums: Tensor) -> dict[str, Tensor]:
+        """Return the errors of sums …×(2 + bins)."""
+        cumulative = sums[..., 2:].cumsum(-1)
+        count = cumulative[..., -1]
+        middle = torch.searchsorted(cumulative, ((count + 1) / 2).floor().unsqueeze(-1)).squeeze(-1)
+        return {
+            "mean_deg": sums[..., 0] / count,
+            "median_deg": torch.where(count > 0, (middle + 0.5) / _BINS_PER_DEGREE, torch.nan).double(),
+            "rmse_deg": (sums[..., 1] / count).sqrt(),
+            **{f"within_{limit}": cumulative[..., int(limit * _BINS_PER_DEGREE) - 1] / count for limit in LIMITS},
         }
-        for limit in (11.25, 22.5, 30):
-            result[f"within_{limit}"] = cumulative[int(limit * _BINS_PER_DEGREE) - 1].double() / count
-        return result

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from m2h_lightning.grid import WindowGrid
 from m2h_lightning.network.backbone import Backbone
 from m2h_lightning.network.config import BackboneConfig, GGFMConfig, WMCAConfig, check_tasks
 from m2h_lightning.network.config import preset as look_up
@@ -104,6 +105,29 @@ class M2HNet(nn.Module):
         With symbolic sizes every cut of the windows would be a guard: tracing then takes minutes instead of seconds.
         """
         super().compile(*args, **{"dynamic": False, **options})
+
+    def window_grid(self, height: int, width: int) -> WindowGrid | None:
+        """Tell where the attention windows meet in an image of height×width pixels; None without WMCA.
+
+        The map that is cut belongs to the *padded* image and is resized to exactly that, before the padding is cropped:
+        a border after k cells lies at k cells' worth of pixels, whatever the padding. Borders in the padding are left
+        out. A larger image has the same borders and more.
+        """
+        if self.wmca is None:
+            return None
+        # Plain transformers are fused at four cells per patch (4H/d), pyramids at their finest stage.
+        cells = 4 if self.backbone.plain else 1
+        stride = self.backbone.strides[0]
+        sides = tuple(
+            cells * -(-side // self.backbone.multiple) * self.backbone.multiple // stride for side in (height, width)
+        )
+        rows, columns = self.wmca.borders(*sides)
+        cell = stride / cells
+        return WindowGrid(
+            tuple(cell * row for row in rows if cell * row < height),
+            tuple(cell * column for column in columns if cell * column < width),
+            (cell, cell),
+        )
 
     def set_freeze(self, freeze: bool | str) -> None:
         """Choose what of the backbone trains; see :meth:`.Backbone.set_freeze`."""

@@ -140,6 +140,16 @@ class WMCA(nn.Module):
             stack = self._exchange(stack, list(group), shift)
         return dict(zip(self.tasks, stack, strict=True))
 
+    def borders(self, height: int, width: int) -> tuple[list[int], list[int]]:
+        """Tell where windows of a height×width map meet: before which rows and columns any of the layers cuts."""
+
+        def cuts(length: int) -> list[int]:
+            shifts = {layer.shift for layer in self._layers()}
+            segments = [cut for shift in shifts for cut in axis_segments(length, self.window_size, shift)]
+            return sorted({start + i * size for start, number, size in segments for i in range(number)} - {0})
+
+        return cuts(height), cuts(width)
+
     def _layers(self) -> list[ExchangeLayer]:
         return [layer for layer in self.layers if isinstance(layer, ExchangeLayer)]
 

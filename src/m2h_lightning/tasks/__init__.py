@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from m2h_lightning.errors import ConfigError, did_you_mean
-from m2h_lightning.tasks.base import PROTOCOLS, Task, masked_mean
+from m2h_lightning.tasks.base import Task, masked_mean
 from m2h_lightning.tasks.depth import Depth
 from m2h_lightning.tasks.edges import Edges
 from m2h_lightning.tasks.normals import Normals
@@ -15,7 +15,6 @@ from m2h_lightning.tasks.semseg import Semseg
 
 __all__ = [
     "DEFAULT_LOSS_WEIGHTS",
-    "PROTOCOLS",
     "Depth",
     "Edges",
     "LossConfig",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric
 
-from m2h_lightning.errors import ConfigError
-
-PROTOCOLS = ("pooled",)
-"""Evaluation protocols that exist: ``pooled`` sums over all pixels of the set before dividing (InvPT family)."""
+from m2h_lightning.metrics import MetricsConfig
 
 
 class Task(ABC):
@@ -48,8 +45,23 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def score(self) -> Any:
-        """Return the metric of the pooled protocol; its ``update`` takes (prediction, target)."""
+    def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
+        """Return this task's metrics by a name of their own; each takes ``update(prediction, target, sizes)``.
+
+        Args:
+            config: How to score.
+            dataset: Name of the data set.
+            stage: "val" or "test".
+            details: Whether detailed scores (per class, per range, …) are wanted.
+        """
+
+    def headline_in(self, config: MetricsConfig, stage: str) -> str:
+        """Return the pooled name of the metric by which the task is judged in a stage."""
+        return self.headline
+
+    def has_protocols(self, metric: str) -> bool:
+        """Tell whether a metric is defined under other protocols than the pooled one too."""
+        return True
 
     @abstractmethod
     def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -66,19 +78,6 @@ class Task(ABC):
     @abstractmethod
     def valid_pixels(self, target: Tensor) -> Tensor:
         """Return the boolean mask of pixels that take part in the loss."""
-
-    def metrics(self, protocol: str = "pooled") -> MetricCollection:
-        """Return this task's metrics under a named protocol.
-
-        Args:
-            protocol: One of ``PROTOCOLS``.
-
-        Raises:
-            ConfigError: For an unknown protocol.
-        """
-        if protocol not in PROTOCOLS:
-            raise ConfigError(f"unknown metric protocol '{protocol}'; choose from {', '.join(PROTOCOLS)}")
-        return MetricCollection({"score": self.score()})
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:

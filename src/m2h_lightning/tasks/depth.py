@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.metrics import DepthError
+from m2h_lightning.metrics import DepthError, MetricsConfig
 from m2h_lightning.metrics.depth import UNIT_NAMES
 from m2h_lightning.tasks.base import Task, masked_mean
 from m2h_lightning.tasks.colours import turbo
@@ -93,9 +93,10 @@ class Depth(Task):
         invariant = masked_mean(torch.sqrt(variance.clamp(min=0) + 1e-6), count > 0)
         return self.si_weight * invariant + self.l1_weight * masked_mean((depth - target).abs(), valid)
 
-    def score(self) -> Any:
-        """Return the pooled depth errors."""
-        return DepthError(self.unit)
+    def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
+        """Return the depth errors; with details also by range of depth."""
+        error = DepthError(self.unit, crop=config.crop, cap=config.cap, ranges=details, per_batch=config.per_batch)
+        return {"error": error}
 
     def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Colour near to far on a logarithmic scale, the same for both; unknown depth is black."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.metrics import EdgeFScore
+from m2h_lightning.metrics import BoundaryScore, EdgeFScore, MetricsConfig
 from m2h_lightning.tasks.base import Task, masked_mean
 
 
@@ -18,14 +17,14 @@ class Edges(Task):
     """Edge detection. Raw map: logits B×1×H×W; prediction: probability in [0, 1].
 
     Loss: binary cross-entropy with weight w on edge pixels and 1 − w on others (w = 0.95 in the InvPT protocol).
-    Headline: best pixel-exact F-score.
+    Headline: odsF (its fast form in validation); the best pixel-exact F-score where that is switched off.
 
     Args:
         positive_weight: w, between 0 and 1.
     """
 
     name = "edges"
-    headline = "f_pixel"
+    headline = "odsf"
     higher_is_better = True
     default_weight = 5.0
 
@@ -59,9 +58,21 @@ class Edges(Task):
         weight = torch.where(truth > 0.5, self.positive_weight, 1 - self.positive_weight)
         return masked_mean(F.binary_cross_entropy_with_logits(raw.float(), truth, weight, reduction="none"), valid)
 
-    def score(self) -> Any:
-        """Return the pixel-exact F-score."""
-        return EdgeFScore()
+    def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
+        """Return the pixel-exact F-score and, unless they are switched off, the boundary scores."""
+        metrics: dict[str, Metric] = {"pixel": EdgeFScore(per_batch=config.per_batch)}
+        mode = config.odsf(stage)
+        if mode != "none":
+            metrics["boundary"] = BoundaryScore(config.tolerance(dataset), mode, workers=config.workers)
+        return metrics
+
+    def headline_in(self, config: MetricsConfig, stage: str) -> str:
+        """Return odsF where the stage computes it exactly, its fast form, or the pixel-exact F."""
+        return {"exact": "odsf", "fast": "odsf_fast", "none": "f_pixel"}[config.odsf(stage)]
+
+    def has_protocols(self, metric: str) -> bool:
+        """Boundary scores are of the whole set by definition: one threshold, counts summed over images."""
+        return not metric.startswith("odsf")
 
     def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Draw edges dark on white; ignored pixels are white."""

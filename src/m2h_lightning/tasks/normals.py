@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
-from m2h_lightning.metrics import NormalError
+from m2h_lightning.metrics import MetricsConfig, NormalError
 from m2h_lightning.tasks.base import Task, masked_mean
 
 
@@ -57,9 +58,9 @@ class Normals(Task):
             return masked_mean((normals - truth).abs().sum(1), valid)
         return masked_mean(1 - (normals * truth).sum(1), valid)
 
-    def score(self) -> Any:
-        """Return the pooled angular errors."""
-        return NormalError()
+    def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
+        """Return the angular errors."""
+        return {"error": NormalError(per_batch=config.per_batch)}
 
     def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Colour (x, −y, −z) from [−1, 1] to [0, 255]: red right, green up, blue to the camera; unknown is black."""

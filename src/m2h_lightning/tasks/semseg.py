@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
 from m2h_lightning.labels import IGNORE, class_palette
-from m2h_lightning.metrics import SegmentationScore
+from m2h_lightning.metrics import BoundaryIoU, CalibrationError, MetricsConfig, SegmentationScore, TrimapIoU
 from m2h_lightning.tasks.base import Task, masked_mean
 
 
@@ -63,9 +62,15 @@ class Semseg(Task):
         )
         return masked_mean(per_pixel, valid.flatten())
 
-    def score(self) -> Any:
-        """Return the pooled confusion-matrix scores."""
-        return SegmentationScore(self.channels)
+    def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
+        """Return IoU and accuracies; with details also per class, at boundaries, and the calibration error."""
+        metrics: dict[str, Metric] = {"score": SegmentationScore(self.classes, details, per_batch=config.per_batch)}
+        if config.trimap is not None:
+            metrics["trimap"] = TrimapIoU(self.channels, config.trimap, per_batch=config.per_batch)
+        if details:
+            metrics["boundary"] = BoundaryIoU(self.channels, per_batch=config.per_batch)
+            metrics["calibration"] = CalibrationError()
+        return metrics
 
     def picture(self, prediction: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Colour classes with the palette; ignored pixels are black."""

@@ -26,8 +26,8 @@ class Item:
         id: Unique within the data set; stable over machines; may hold slashes.
         split: "train", "val" or "test".
         scene: Frames of one scene look alike; a hold-out never divides a scene.
-        files: File of each modality ("image", "semseg", "depth", …); a modality that the set lacks is absent. Several
-            modalities may name the same file.
+        files: File of each modality ("image", "semseg", "depth", "pose", …); one that the sample lacks is absent.
+            Several modalities may name the same file.
     """
 
     id: str
@@ -80,6 +80,8 @@ class Source(ABC):
     """Convention of the stored normals in use: the option, else the set's usual one; None where it stores none."""
     splits: tuple[str, ...]
     """Official splits that are here, of "train", "val", "test"."""
+    poses: bool = False
+    """Whether samples may have a camera pose; those that may name a file of "pose"."""
 
     def __init__(
         self,

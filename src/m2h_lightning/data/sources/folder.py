@@ -8,6 +8,7 @@
     normals/    .png of three 8-bit channels x for 2x/255 − 1, or .npy of unit vectors
     edges/      .png or .npy: 0 and 255, or 0 and 1
     intrinsics/ .json or .txt per image, instead of K below
+    pose/       .txt of 4×4 numbers or .npy: camera-to-world, camera x right, y down, z forward, metres
     splits/     train.txt, val.txt, test.txt: ids, one per line
 
 Only ``images`` must be there; an image may lack any label, but no label its image. Keys of ``dataset.yaml``, none but
@@ -35,7 +36,8 @@ Only ``images`` must be there; an image may lack any label, but no label its ima
 
 Without ``splits`` the lists in ``splits/`` count, then folders ``images/train`` and so on; else everything is for
 training and validation holds out whole scenes. A file of ``intrinsics`` holds K as above (.json), or nine or four
-numbers (.txt). Without any K the camera is unknown: normals cannot be derived.
+numbers (.txt). Without any K the camera is unknown: normals cannot be derived. Poses (as of ScanNet; infinite numbers
+mean unknown) let predictions of consecutive frames be compared: images of one scene, in the order of their names.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ from m2h_lightning.data.sources.base import DERIVED_NORMALS, Item, NormalsFrom, 
 from m2h_lightning.data.sources.edges import EDGE_RULE_TEXT, EdgeRule
 from m2h_lightning.data.sources.folder_files import find_splits, scan, scene_of
 from m2h_lightning.data.sources.folder_yaml import YAML_NAME, matrix, read_description
+from m2h_lightning.data.sources.poses import read_pose
 from m2h_lightning.data.sources.reading import as_map, image_size, read_image, read_json
 from m2h_lightning.data.sources.values import (
     binary_edges,
@@ -110,6 +113,7 @@ class FolderSource(Source):
         self.splits = tuple(self._splits)
         self._scenes = {key: scene_of(key, about.scene, self._yaml) for key in images}
         height, width = image_size(next(iter(images.values())))
+        self.poses = "pose" in self._files
         labels = [f"{len(files)} {kind}" for kind, files in self._files.items() if kind != "images"]
         # ``name`` stays that of the kind of set, which stores and commands go by; the folder's own stands here.
         self.packaging = f"folder '{about.name}': {len(images)} images, the first {height}×{width}"
@@ -199,6 +203,8 @@ class FolderSource(Source):
             out["normals"] = plane_normals(out["depth"], out["K"])
         if path := files.get("edges"):
             out["edges"] = self._edge_map(path, shape)
+        if (path := files.get("pose")) and (pose := read_pose(path)) is not None:
+            out["pose"] = pose
         return out  # type: ignore[return-value]
 
     def _camera(self, item: Item) -> np.ndarray:

@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "normals": (".png", ".npy"),
     "edges": (".png", ".npy"),
     "intrinsics": (".json", ".txt"),
+    "pose": (".txt", ".npy"),
 }
 """Kinds of file in each folder beside ``images``."""
 

@@ -5,6 +5,7 @@ What this reader has to get right, each from the publishers' README and tools (a
 * ``depth_meters`` is the distance to the camera's centre. Planar depth follows from the exact ray of each pixel, which
   ``M_cam_from_uv`` gives for every scene, also where the image plane is shifted or tilted.
 * Normals are in a camera frame with y up and z backward; some point away from the camera, some are NaN or not unit.
+* Positions of the camera are in the artist's units, its orientations in the same camera frame as the normals.
 * Pictures are linear light; the publishers' own tonemap brings the 90th percentile of brightness to 0.8.
 """
 
@@ -29,6 +30,7 @@ from m2h_lightning.data.sources.hypersim_frame import (
     tonemap,
     view_rays,
 )
+from m2h_lightning.data.sources.poses import ORIENTATIONS, POSITIONS, SCENE_LIST, read_trajectory
 from m2h_lightning.data.sources.reading import AGAIN, as_map, hdf5_shape, read_hdf5
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.geometry import plane_normals
@@ -95,6 +97,7 @@ class HypersimSource(Source):
         frames = lists.read_frames(lists.find_list(self.path, lists.SPLIT_LIST))
         self._camera_list = lists.find_list(self.path, lists.CAMERA_LIST)
         self._cameras = lists.read_cameras(self._camera_list)
+        self._trajectories: dict[Path, np.ndarray] = {}  # of about 770 cameras, 13 kB each
         skipped = lists.read_skip(skip)
         lists.check_skip(skipped, frames)
         self._frames = {
@@ -113,6 +116,8 @@ class HypersimSource(Source):
     def _settle(self, here: int, listed: int, bad_scenes: bool, skipped: int) -> None:
         """Find out which kinds of files were downloaded and what follows from it."""
         kinds = self._kinds()
+        first = sorted(self._here)[:8]
+        self.poses = any(next((self.scenes / scene).glob(f"_detail/cam_*/{POSITIONS}"), None) for scene in first)
         if "render_entity_id" not in kinds:
             raise DataError(
                 f"{self.scenes}: no frame.IIII.render_entity_id.hdf5 here; the pictures' tonemap needs it: get it too"
@@ -177,6 +182,11 @@ class HypersimSource(Source):
             **{key: geometry / f"{start}.{kind}.hdf5" for key, kind in self._stored.items()},
         }
 
+    def _pose_files(self, frame: lists.Frame) -> dict[str, Path]:
+        detail = self.scenes / frame.scene / "_detail"
+        camera = detail / frame.camera
+        return {"pose": camera / POSITIONS, "orientation": camera / ORIENTATIONS, "unit": detail / SCENE_LIST}
+
     def items(self, split: str) -> list[Item]:
         """List the public frames of a split; see :meth:`Source.items`."""
         if split not in self._frames:
@@ -204,6 +214,8 @@ class HypersimSource(Source):
             lacks = [path for path in files.values() if not there(path)]
             missing += lacks
             if files and not lacks:
+                poses = self._pose_files(frame)
+                files |= poses if all(map(there, poses.values())) else {}
                 found.append(Item(frame.id, split, frame.scene, files))
         if missing and not self.partial:
             names = ", ".join(str(path.relative_to(self.scenes)) for path in missing[:3])
@@ -255,6 +267,8 @@ class HypersimSource(Source):
             "K": intrinsics(matrix, height, width),
             "id": item.id,
         }
+        if "pose" in files and (pose := self._pose(item)) is not None:
+            raw["pose"] = pose
         if "semseg" in files:
             labels = stored("semseg", np.int32)
             wrong = labels[(labels != -1) & ((labels < 1) | (labels > len(self.classes)))]
@@ -272,3 +286,12 @@ class HypersimSource(Source):
         elif self._normals_from == "derived":
             raw["normals"] = plane_normals(raw["depth"], raw["K"])
         return raw
+
+    def _pose(self, item: Item) -> np.ndarray | None:
+        path, number = item.files["pose"], int(item.id.rpartition("/")[2])
+        if path not in self._trajectories:
+            self._trajectories[path] = read_trajectory(path, item.files["orientation"], item.files["unit"])
+        poses = self._trajectories[path]
+        if number >= len(poses):
+            raise DataError(f"{path}: has {len(poses)} rows, none for frame {number}; {AGAIN}")
+        return poses[number].copy() if np.isfinite(poses[number]).all() else None

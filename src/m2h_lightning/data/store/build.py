@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m2h_lightning.data.processes import cores, work
 from m2h_lightning.data.sources.base import Source
 from m2h_lightning.data.store import manifest as describe
 from m2h_lightning.data.store.plan import FORMAT, SHARDS, Shard, SplitPlan, plan, relative
@@ -22,6 +21,7 @@ from m2h_lightning.data.store.record import HAS, Layout, depth_stored
 from m2h_lightning.data.store.shards import HEADROOM, free_bytes, write_atomically
 from m2h_lightning.data.store.writer import Report, WriteShard, read_report
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
+from m2h_lightning.processes import cores, work
 
 UNPACKED = "unpacked-"
 
@@ -167,7 +167,8 @@ def build(out: Path, path: Path, wish: Wish, overwrite: bool = False) -> Outcome
     splits = _splits(source, wish.splits)
     coded = hasattr(source, "depth_target") and "depth" in source.tasks
     labels = tuple(key for key in HAS if key in source.tasks)
-    layout = Layout(labels, depth_stored(source.depth_range, coded), source.edge_rules, len(source.classes))
+    how = depth_stored(source.depth_range, coded)
+    layout = Layout(labels, how, source.edge_rules, len(source.classes), source.poses)
     plans = plan(source, splits, layout, wish.identity["options"], wish.samples)
     shards = [shard for split in plans.values() for shard in split.shards]
     if overwrite and path.resolve() != out.resolve() and out.resolve() in path.resolve().parents and not wish.archives:

@@ -17,7 +17,7 @@ from m2h_lightning.data.raw import DepthTarget
 from m2h_lightning.data.sources.base import Source
 from m2h_lightning.data.store.plan import FORMAT, SplitPlan
 from m2h_lightning.data.store.reader import KIND, MANIFEST, SAMPLES
-from m2h_lightning.data.store.record import DEPTH_TEXT, EDGES_TEXT, HAS_TEXT, NORMALS_TEXT, Layout
+from m2h_lightning.data.store.record import DEPTH_TEXT, EDGES_TEXT, HAS_TEXT, NORMALS_TEXT, POSE_TEXT, Layout
 from m2h_lightning.data.store.shards import write_atomically
 from m2h_lightning.data.store.writer import Report
 
@@ -59,6 +59,7 @@ def facts(source: Source, layout: Layout, another: Callable[..., Source]) -> dic
             "coding": NORMALS_TEXT,
         },
         "edges": {"rules": texts, "coding": EDGES_TEXT},
+        **({"pose": {"coding": POSE_TEXT}} if layout.pose else {}),
         "has": HAS_TEXT,
         "provenance": dict(source.provenance),
         "official": dict(source.official),

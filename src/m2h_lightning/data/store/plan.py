@@ -93,6 +93,7 @@ def plan(
     # Provenance says how each label is made; for sets that describe themselves, the description is part of it.
     how = {key: text for key, text in source.provenance.items() if key not in ("split", "scene")}
     facts = [FORMAT, source.name, layout.labels, layout.depth, layout.edge_rules, source.classes, how, options]
+    facts += ["pose"] if layout.pose else []
     out = {}
     for split in splits:
         items = source.items(split)

@@ -133,7 +133,8 @@ class PreparedStore(Source):
         if "depth" in self.tasks:
             self.provenance["depth"] = targets[depth_target]["provenance"]
         labels = tuple(key for key in HAS if key in self.tasks)
-        self.layout = Layout(labels, facts["depth"]["stored"], self.edge_rules, len(self.classes))
+        self.poses = "pose" in facts
+        self.layout = Layout(labels, facts["depth"]["stored"], self.edge_rules, len(self.classes), self.poses)
         self._shards: list[_Shard] = []
         first = 0
         for entry in facts["shards"]:
@@ -178,9 +179,8 @@ class PreparedStore(Source):
 
     def _read_samples(self) -> dict[str, list[StoredItem]]:
         path = self.path / SAMPLES
-        files = [
-            dict.fromkeys(("image", *self.tasks), self.path / SHARDS / f"{shard.name}.npy") for shard in self._shards
-        ]
+        kinds = ("image", *self.tasks, *(["pose"] if self.poses else []))
+        files = [dict.fromkeys(kinds, self.path / SHARDS / f"{shard.name}.npy") for shard in self._shards]
         places = {shard.name: number for number, shard in enumerate(self._shards)}
         out: dict[str, list[StoredItem]] = {split: [] for split in self.splits}
         try:
@@ -239,6 +239,8 @@ class PreparedStore(Source):
             self._checked[index] = 1
         has = int(fields["has"][row])
         out: RawSample = {"image": fields["image"][row], "K": fields["K"][row], "id": item.id}
+        if self.poses and np.isfinite(fields["pose"][row]).all():
+            out["pose"] = fields["pose"][row]
         if has & HAS["semseg"]:
             out["semseg"] = fields["semseg"][row]
         if has & HAS["depth"]:

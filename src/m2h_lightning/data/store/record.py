@@ -35,6 +35,7 @@ DEPTH_TEXT: dict[DepthStored, str] = {
 }
 NORMALS_TEXT = "uint8 x for 2x/255 - 1, camera frame OpenCV (x right, y down, z forward); shorter than 1/2 is unknown"
 EDGES_TEXT = "two bits per rule, the first rule lowest: is an edge, is ignored"
+POSE_TEXT = "float64 camera-to-world, camera frame OpenCV (x right, y down, z forward), metres; NaN is unknown"
 HAS_TEXT = "labels that a sample has: semseg 1, depth 2, normals 4, then 8, 16, 32 for the edges of each rule"
 
 HAS = {"semseg": 1, "depth": 2, "normals": 4}
@@ -61,17 +62,20 @@ class Layout:
         depth: How depth is stored.
         edge_rules: All rules by which edges can be made.
         classes: Number of semantic classes.
+        pose: Whether there are poses; stores of before there were any have none.
     """
 
     labels: tuple[str, ...]
     depth: DepthStored
     edge_rules: tuple[EdgeRule, ...]
     classes: int
+    pose: bool = False
 
     def dtype(self, height: int, width: int) -> np.dtype:
         """Return the type of a record; the checksum comes first, and every number lies on its natural boundary."""
         size = (height, width)
         fields: list[tuple] = [("crc", "<u4"), ("has", "<u4"), ("K", "<f8", (3, 3))]
+        fields += [("pose", "<f8", (4, 4))] if self.pose else []
         if "depth" in self.labels:
             fields += [("depth_scale", "<f8"), ("depth_baseline_fx", "<f8"), ("depth_cap", "<f8")]
             fields += [("depth", "<f2" if self.depth == "half" else "<u2", size)]
@@ -113,6 +117,8 @@ class Layout:
         for field in record.dtype.names or ():
             record[field] = 0
         record["K"], record["image"] = raw["K"], raw["image"]
+        if self.pose:
+            record["pose"] = raw.get("pose", np.nan)
         if "semseg" in raw:
             record["semseg"] = raw["semseg"]
         if "normals" in raw:

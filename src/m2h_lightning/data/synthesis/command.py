@@ -37,7 +37,12 @@ def _parser() -> OneLineParser:
     parser.add_argument("--width", type=int, help=size.format(defaults["width"]))
     parser.add_argument("--seed", type=int, default=defaults["seed"], help="default %(default)s")
     parser.add_argument("--split", help="train, val, test or all (default train; with --layout all that it has)")
-    parser.add_argument("--mode", default=defaults["mode"], help="views or sequence (default %(default)s)")
+    parser.add_argument("--mode", help="views or sequence: one smooth walk a room (default views)")
+    parser.add_argument(
+        "--walk",
+        action="store_true",
+        help="short for --mode sequence; the layouts folder and hypersim then hold the cameras' poses",
+    )
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core, at most 8)")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="also write a contact sheet of the first split")
     layouts = parser.add_argument_group("layouts", "Write files as the publishers of another data set do.")
@@ -96,6 +101,9 @@ def main_synthesize(argv: list[str]) -> int:
         MissingExtraError: The layout needs h5py, which is an extra.
     """
     args = _parser().parse_args(argv)
+    if args.walk and args.mode not in (None, "sequence"):
+        raise ConfigError(f"--walk is --mode sequence, but --mode is '{args.mode}'; leave one of them out")
+    args.mode = "sequence" if args.walk else RoomsSpec.mode if args.mode is None else args.mode
     if args.layout:
         return _layout(args)
     for option in ("packaging", "metres_scale", "cache"):

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from m2h_lightning.data.processes import cores, work
 from m2h_lightning.data.synthesis.shards import RoomsSpec, write_shard
 from m2h_lightning.errors import DataError
+from m2h_lightning.processes import cores, work
 
 
 def fill(folder: Path, spec: RoomsSpec, rooms: list[int], workers: int | None, progress: bool) -> None:

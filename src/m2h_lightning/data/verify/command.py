@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from m2h_lightning.data.arguments import OneLineParser, add_own_options, own_options
-from m2h_lightning.data.processes import cores
 from m2h_lightning.data.raw import LABELS
 from m2h_lightning.data.sources import SETS, Source, source_class
 from m2h_lightning.data.sources.base import Item
@@ -29,6 +28,7 @@ from m2h_lightning.data.verify.problems import Finding, ordered
 from m2h_lightning.data.verify.report import Report, print_report, write_json
 from m2h_lightning.data.verify.scan import scan, spread
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
+from m2h_lightning.processes import cores
 
 
 def _parser(source: type[Source] | None) -> OneLineParser:

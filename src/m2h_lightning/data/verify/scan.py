@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from m2h_lightning.data.processes import work
 from m2h_lightning.data.sources.base import Item, Source
 from m2h_lightning.data.verify.one_sample import Totals, examine
+from m2h_lightning.processes import work
 
 _CHUNK = 8
 Chunk = tuple[int, list[Item]]

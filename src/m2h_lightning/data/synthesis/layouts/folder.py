@@ -47,7 +47,7 @@ def _coded(normals: np.ndarray) -> np.ndarray:
 
 
 def write(root: Path, samples: Iterable[LayoutSample], name: str = "rooms", kind: Kind = "png") -> int:
-    """Write samples; ``id`` is "scene/frame" and ``scene`` its first part. Every image has its own K.
+    """Write samples; ``id`` is "scene/frame" and ``scene`` its first part. Every image has its own K, and a known pose.
 
     Args:
         root: The folder.
@@ -79,6 +79,9 @@ def write(root: Path, samples: Iterable[LayoutSample], name: str = "rooms", kind
             put_npy(root / "normals" / f"{sample.id}.npy", sample.normals.astype(np.float32))
         rows = (" ".join(repr(float(x)) for x in row) for row in np.asarray(sample.K, np.float64))
         put_text(root / "intrinsics" / f"{sample.id}.txt", "\n".join(rows) + "\n")
+        if sample.pose is not None:
+            rows = (" ".join(repr(float(x)) for x in row) for row in np.asarray(sample.pose, np.float64))
+            put_text(root / "pose" / f"{sample.id}.txt", "\n".join(rows) + "\n")
         ids[sample.split].append(sample.id)
     for split, names in ids.items():
         if names:

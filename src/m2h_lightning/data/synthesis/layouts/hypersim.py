@@ -36,7 +36,7 @@ CAMERA_COLUMNS = (
 RADIANCE = 4.0
 """Linear colour of white; any number would do, as the official tone mapping measures the exposure itself."""
 METERS_PER_ASSET_UNIT = 0.0254
-"""Depth is in metres already; the asset unit is only written down, as in the original."""
+"""The artist's unit, in which positions of the camera are written; depth is in metres."""
 
 
 def matrix_from_uv(K: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -101,6 +101,17 @@ def _write_frame(root: Path, sample: LayoutSample, scene: str, camera: str, fram
         put_hdf5(geometry.with_name(f"{geometry.name}.{key}.hdf5"), array)
 
 
+def _write_trajectory(folder: Path, poses: dict[int, np.ndarray]) -> None:
+    """Write poses by frame number: two arrays with a row for each number, NaN for frames that are not here."""
+    turns = np.full((max(poses) + 1, 3, 3), np.nan)
+    places = np.full((max(poses) + 1, 3), np.nan)
+    for number, pose in poses.items():
+        turns[number] = pose[:3, :3] @ np.diag([1.0, -1.0, -1.0])  # y up, z backward
+        places[number] = pose[:3, 3] / METERS_PER_ASSET_UNIT
+    put_hdf5(folder / "camera_keyframe_orientations.hdf5", turns)
+    put_hdf5(folder / "camera_keyframe_positions.hdf5", places)
+
+
 def write(root: Path, samples: Iterable[LayoutSample]) -> int:
     """Write samples; ``id`` is "ai_VVV_NNN/cam_CC/frame.FFFF" and ``scene`` is "ai_VVV_NNN", of one K and one split.
 
@@ -115,6 +126,7 @@ def write(root: Path, samples: Iterable[LayoutSample]) -> int:
     """
     cameras: dict[str, tuple[np.ndarray, tuple[int, int], str]] = {}
     rows = []
+    trajectories: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     for sample in samples:
         match = ID.fullmatch(sample.id)
         if match is None or match[1] != sample.scene:
@@ -128,6 +140,10 @@ def write(root: Path, samples: Iterable[LayoutSample]) -> int:
             raise DataError(f"sample '{sample.id}': its scene is in the split {first_split}, not {sample.split}")
         _write_frame(root, sample, scene, camera, frame, matrix_from_uv(K, *sample.size))
         rows.append((scene, camera, int(frame), "True", "", sample.split))
+        if sample.pose is not None:
+            trajectories.setdefault((scene, camera), {})[int(frame)] = np.asarray(sample.pose, np.float64)
+    for (scene, camera), poses in trajectories.items():
+        _write_trajectory(root / scene / "_detail" / camera, poses)
     for scene in cameras:
         detail = root / scene / "_detail"
         put_csv(

@@ -193,13 +193,14 @@ def frames_of(layout: str, splits: tuple[str, ...], rooms: int, views: int, pack
     return frames
 
 
-def _samples(frames: list[Frame], stores: dict[str, RoomsStore]) -> Iterator[LayoutSample]:
+def _samples(frames: list[Frame], stores: dict[str, RoomsStore], posed: bool) -> Iterator[LayoutSample]:
     for name, scene, split, index in frames:
         raw = stores[split].read(index, extras=True)
         keys = ("image", "semseg", "depth", "normals", "edges", "K")
         yield LayoutSample(
             **{key: raw[key] for key in keys},
             instance=raw["instance"].astype(np.int32),
+            pose=raw["pose"] if posed else None,
             id=name,
             scene=scene,
             split=split,
@@ -241,7 +242,9 @@ def synthesize_layout(request: Request) -> dict[str, int]:
     for split in splits:
         spec = RoomsSpec(split, request.rooms, request.views, height, width, request.seed, request.mode, K)
         stores[split] = RoomsStore(ensure_rooms(cache, spec, workers=request.workers))
-    samples = _with_progress(_samples(frames, stores), len(frames), request.out)
+    # Hypersim has poses of all views; a folder only where they make a walk.
+    posed = request.layout == "hypersim" or request.mode == "sequence"
+    samples = _with_progress(_samples(frames, stores, posed), len(frames), request.out)
     write_layout(request.layout, request.out, samples, **request.options)
     if request.cache is None:
         shutil.rmtree(cache, ignore_errors=True)

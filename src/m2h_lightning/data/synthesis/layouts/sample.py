@@ -27,6 +27,7 @@ class LayoutSample:
         id: Name of the frame as the layout spells it (each writer says how).
         scene: Scene of the frame as the layout spells it.
         split: "train", "val" or "test".
+        pose: float64 4×4 camera-to-world, camera frame OpenCV, metres; None where it is not known.
 
     Raises:
         DataError: Shapes differ, or a label or the split is none.
@@ -42,6 +43,7 @@ class LayoutSample:
     id: str
     scene: str
     split: str
+    pose: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         height, width = self.semseg.shape
@@ -55,6 +57,8 @@ class LayoutSample:
         ):
             if getattr(self, key).shape != shape:
                 raise DataError(f"sample '{self.id}': {key} has shape {getattr(self, key).shape}, expected {shape}")
+        if self.pose is not None and self.pose.shape != (4, 4):
+            raise DataError(f"sample '{self.id}': pose has shape {self.pose.shape}, expected (4, 4)")
         if ((self.semseg >= 40) & (self.semseg != IGNORE)).any():
             raise DataError(f"sample '{self.id}': semseg holds {int(self.semseg.max())}; expected 0..39 or {IGNORE}")
         if self.split not in SPLITS:

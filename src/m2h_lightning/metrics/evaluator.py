@@ -1,0 +1,130 @@
+"""Scores predictions of all tasks against a batch: the same code for training, testing and foreign predictions."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import SumMetric
+
+from m2h_lightning.errors import DataError
+from m2h_lightning.metrics.class_maps import shared_class_maps
+from m2h_lightning.metrics.cross import build_cross
+from m2h_lightning.metrics.seams import WindowGrid
+from m2h_lightning.metrics.settings import SUFFIXES, MetricsConfig
+
+if TYPE_CHECKING:
+    from m2h_lightning.tasks import Task
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric by which a task is judged.
+
+    Args:
+        task: Name of the task.
+        metric: Key of the metric, without stage and task, under the heading protocol.
+        higher_is_better: Whether larger is better.
+        keys: Key per protocol that is computed; a metric that a protocol does not define is absent.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    keys: dict[str, str]
+
+
+class Evaluator(nn.Module):
+    """All metrics of a run in one stage; an ``nn.Module`` only to move between devices with its owner.
+
+    Args:
+        tasks: Tasks by name.
+        config: How to score.
+        facts: Facts of the data set; ``name`` decides the tolerance of boundary matching.
+        stage: "val" or "test".
+        details: Whether detailed scores are computed.
+    """
+
+    def __init__(
+        self, tasks: dict[str, Task], config: MetricsConfig, facts: dict[str, Any], stage: str, details: bool
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.stage = stage
+        self.metrics = nn.ModuleDict(
+            {name: nn.ModuleDict(task.metrics(config, facts["name"], stage, details)) for name, task in tasks.items()}
+        )
+        self.cross = nn.ModuleDict(build_cross(list(tasks), config) if details else {})
+        self.images = SumMetric(nan_strategy="disable")
+        self.tasks = tasks
+
+    def headline(self, task: str) -> Headline:
+        """Return the metric by which a task is judged in this stage."""
+        kind = self.tasks[task]
+        name = kind.headline_in(self.config, self.stage)
+        protocols = [p for p in SUFFIXES if p != "per_batch" or self.config.per_batch]
+        keys = {p: f"{name}{SUFFIXES[p]}" for p in protocols if p == "pooled" or kind.has_protocols(name)}
+        return Headline(task, keys.get(self.config.protocol, name), kind.higher_is_better, keys)
+
+    @property
+    def headlines(self) -> dict[str, dict[str, Any]]:
+        """Headlines of all tasks as plain values: the key per protocol, and which way is better."""
+        found = {task: self.headline(task) for task in self.tasks}
+        return {task: {**line.keys, "higher_is_better": line.higher_is_better} for task, line in found.items()}
+
+    def update(self, predictions: dict[str, Tensor], batch: dict[str, Any], grid: WindowGrid | None = None) -> None:
+        """Score a batch.
+
+        Args:
+            predictions: Activated predictions per task at the labels' size, as ``Task.activate`` returns them; class
+                maps B×H×W may stand for logits.
+            batch: A batch of the sample contract; ``label_size`` tells the images' sizes before padding. Tasks without
+                label in it are left out.
+            grid: Borders of attention windows in pixels of the labels; None where there are none.
+
+        Raises:
+            DataError: A prediction is NaN or infinite where it counts; the message names task and samples.
+        """
+        sizes = batch["label_size"].tolist()
+        self.images.update(len(sizes))
+        try:
+            with shared_class_maps():
+                for name, metrics in self.metrics.items():
+                    if name in predictions and name in batch:
+                        for metric in metrics.values():  # type: ignore[operator]
+                            metric.update(predictions[name], batch[name], sizes)
+                for metric in self.cross.values():
+                    metric.update(predictions, batch, sizes, grid)  # type: ignore[operator]
+        except DataError as error:
+            raise DataError(f"{error}; samples {', '.join(batch['id'])}") from error
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return all scores as ``task/metric``, and the number of ``images``, over all processes of a distributed run.
+
+        NaN for what was not scored.
+
+        Every process has to call it: this is where processes add up their states.
+        """
+        with warnings.catch_warnings():
+            # Of a label that no image had, NaN is the answer; torchmetrics would warn of each metric.
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+            return self._compute()
+
+    def _compute(self) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = {"images": self.images.compute()}
+        for name, metrics in self.metrics.items():
+            for metric in metrics.values():  # type: ignore[operator]
+                result.update({f"{name}/{key}": value for key, value in metric.compute().items()})
+        for metric in self.cross.values():
+            result.update(metric.compute())  # type: ignore[operator]
+        return {key: value if isinstance(value, Tensor) else torch.tensor(value) for key, value in result.items()}
+
+    def reset(self) -> None:
+        """Forget everything added so far."""
+        self.images.reset()
+        for metrics in (*self.metrics.values(), self.cross):
+            for metric in metrics.values():  # type: ignore[operator]
+                metric.reset()
