@@ -197,9 +197,16 @@ def test_scores_follow_from_counts():
     assert found["ap"] == pytest.approx(expected / 100)
 
 
-def test_ap_of_a_single_recall_is_zero():
+def test_ap_of_a_single_recall_is_its_rectangle():
     counts = np.tile([50.0, 100, 50, 60], (101, 1))
-    assert summarize(counts, counts[0])["ap"] == 0
+    assert summarize(counts, counts[0])["ap"] == pytest.approx(50 / 60 * 0.5)
+
+
+def test_ap_of_a_perfect_map_is_one():
+    perfect = np.tile([100.0, 100, 100, 100], (101, 1))
+    assert summarize(perfect, perfect[0])["ap"] == 1
+    perfect[-1] = [0, 100, 0, 0]  # nothing reaches the last threshold
+    assert summarize(perfect, perfect[0])["ap"] == 1
 
 
 def test_f_of_nothing_is_zero():

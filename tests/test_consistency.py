@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from analytic import analytic_scene, pinhole, tilt_shift
 from m2h_lightning.errors import DataError
 from m2h_lightning.geometry import normals_from_depth, pixel_rays
-from m2h_lightning.metrics import MetricsConfig
 from m2h_lightning.metrics.consistency import (
     DepthNormalConsistency,
     EdgeSegmentationAgreement,
@@ -22,7 +21,6 @@ from m2h_lightning.metrics.consistency import (
     smooth_pixels,
     spread,
 )
-from m2h_lightning.metrics.cross import build_cross
 
 ANGLE, FLOOR = "consistency/depth_normals_deg", "consistency/depth_normals_target_deg"
 AGREE, AGREE_LABELS = "consistency/edges_semseg_f", "consistency/edges_semseg_target_f"
@@ -47,10 +45,6 @@ def rotated(normal, degrees):
     axis = axis / axis.norm()
     angle = math.radians(degrees)
     return math.cos(angle) * normal + math.sin(angle) * torch.linalg.cross(axis, normal)
-
-
-def pinhole_64(height, width):
-    return torch.from_numpy(pinhole(height, width))
 
 
 def geometry_batch(depth, normals, K, image_size=None):
@@ -152,7 +146,7 @@ def test_fast_normals_are_those_of_geometry(camera, sign):
 
 @pytest.mark.parametrize("degrees", [0.0, 0.5, 20.0, 90.0, 179.0])
 def test_planes_of_known_angle(degrees):
-    K, normal = pinhole_64(40, 60), unit(0.3, -0.4, -1)
+    K, normal = torch.from_numpy(pinhole(40, 60)), unit(0.3, -0.4, -1)
     depth, normals = plane(normal, K, 40, 60)
     predicted = rotated(normal, degrees).float().reshape(1, 3, 1, 1).expand(1, 3, 40, 60)
     result = score(DepthNormalConsistency(), {"depth": depth, "normals": predicted}, geometry_batch(depth, normals, K))
@@ -161,7 +155,7 @@ def test_planes_of_known_angle(degrees):
 
 
 def test_depth_of_another_plane():
-    K = pinhole_64(40, 60)
+    K = torch.from_numpy(pinhole(40, 60))
     first, second = unit(0.1, -0.2, -1), unit(0.4, 0.1, -1)
     depth, normals = plane(first, K, 40, 60)
     other, _ = plane(second, K, 40, 60, distance=5)  # scale does not matter: normals have none
@@ -170,7 +164,7 @@ def test_depth_of_another_plane():
 
 
 def test_camera_is_brought_to_the_size_of_the_labels():
-    K, normal = pinhole_64(30, 50), unit(0.5, -0.3, -1)
+    K, normal = torch.from_numpy(pinhole(30, 50)), unit(0.5, -0.3, -1)
     labels = torch.tensor([[2.0, 0, 0.5], [0, 2.0, 0.5], [0, 0, 1]], dtype=torch.float64) @ K  # of 60 × 100 pixels
     depth, normals = plane(normal, labels, 60, 100)
     predictions = {"depth": depth, "normals": normals}
@@ -181,7 +175,7 @@ def test_camera_is_brought_to_the_size_of_the_labels():
 
 def test_the_labels_choose_the_pixels():
     """A prediction that is rough on a smooth surface pays for it; what it says at occlusion edges does not count."""
-    K, normal = pinhole_64(40, 60), unit(0.0, 0.0, -1)
+    K, normal = torch.from_numpy(pinhole(40, 60)), unit(0.0, 0.0, -1)
     depth, normals = plane(normal, K, 40, 60)
     metric = DepthNormalConsistency()
     rough = depth.clone()
@@ -201,7 +195,7 @@ def test_the_labels_choose_the_pixels():
 
 def test_images_without_camera_or_label_are_left_out():
     predictions, depth, normals = random_geometry(0, batch=4)
-    K = pinhole_64(9, 11).repeat(4, 1, 1)
+    K = torch.from_numpy(pinhole(9, 11)).repeat(4, 1, 1)
     K[1] = torch.nan
     depth[2], normals[3] = 0, 0  # how a mixed batch says that a sample has no such label
     metric = DepthNormalConsistency()
@@ -216,7 +210,7 @@ def test_images_without_camera_or_label_are_left_out():
 
 def test_padding_does_not_count():
     predictions, depth, normals = random_geometry(5)
-    batch = geometry_batch(depth, normals, pinhole_64(9, 11))
+    batch = geometry_batch(depth, normals, torch.from_numpy(pinhole(9, 11)))
     padded = {**batch, "depth": F.pad(depth, (0, 4, 0, 3)), "normals": F.pad(normals, (0, 4, 0, 3))}
     wide = {key: F.pad(value, (0, 4, 0, 3), value=torch.nan) for key, value in predictions.items()}
     metric = DepthNormalConsistency()
@@ -235,7 +229,7 @@ def test_padding_does_not_count():
     ],
 )
 def test_broken_predictions(task, value, message):
-    K, normal = pinhole_64(9, 11), unit(0, 0, -1)
+    K, normal = torch.from_numpy(pinhole(9, 11)), unit(0, 0, -1)
     depth, normals = plane(normal, K, 9, 11)
     predictions = {"depth": depth.clone(), "normals": normals.clone()}
     predictions[task][0, 0, 3, 5] = value
@@ -252,11 +246,11 @@ def test_other_shape_is_refused():
     predictions, depth, normals = random_geometry(0)
     predictions["depth"] = predictions["depth"][..., :-1]
     with pytest.raises(DataError, match="resize predictions"):
-        score(DepthNormalConsistency(), predictions, geometry_batch(depth, normals, pinhole_64(9, 11)))
+        score(DepthNormalConsistency(), predictions, geometry_batch(depth, normals, torch.from_numpy(pinhole(9, 11))))
 
 
 def test_normals_without_length_count_90_degrees():
-    K, normal = pinhole_64(9, 11), unit(0, 0, -1)
+    K, normal = torch.from_numpy(pinhole(9, 11)), unit(0, 0, -1)
     depth, normals = plane(normal, K, 9, 11)
     result = score(
         DepthNormalConsistency(),
@@ -268,7 +262,7 @@ def test_normals_without_length_count_90_degrees():
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3)])
 def test_tiny_images(size):
-    K, normal = pinhole_64(*size), unit(0, 0, -1)
+    K, normal = torch.from_numpy(pinhole(*size)), unit(0, 0, -1)
     depth, normals = plane(normal, K, *size)
     result = score(DepthNormalConsistency(), {"depth": depth, "normals": normals}, geometry_batch(depth, normals, K))
     assert math.isnan(result[ANGLE]) if min(size) < 3 else result[ANGLE] < 0.02
@@ -471,7 +465,7 @@ def whole_and_parts():
     predictions, depth, normals = random_geometry(1, batch=4)
     maps, labels = random_maps(1, 4, 9, 11)
     predictions = {**predictions, **maps}
-    return predictions, {**geometry_batch(depth, normals, pinhole_64(9, 11)), **labels}
+    return predictions, {**geometry_batch(depth, normals, torch.from_numpy(pinhole(9, 11))), **labels}
 
 
 def part_of(maps, rows):
@@ -503,19 +497,3 @@ def test_inputs_are_left_alone():
     score(EdgeSegmentationAgreement(), predictions, batch)
     after = {key: value for source in (predictions, batch) for key, value in source.items()}
     assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-@pytest.mark.parametrize(
-    ("tasks", "unit", "expected"),
-    [
-        (["semseg", "depth", "normals", "edges"], "m", {"depth_normals", "edges_semseg", "seams"}),
-        (["semseg", "depth", "normals", "edges"], "px", {"edges_semseg", "seams"}),
-        (["depth", "normals"], "m", {"depth_normals", "seams"}),
-        (["semseg"], "m", {"seams"}),
-        (["toy"], "m", set()),
-    ],
-)
-def test_build_cross(tasks, unit, expected):
-    metrics = build_cross(tasks, MetricsConfig(protocol="per_batch"), unit)
-    assert set(metrics) == expected
-    assert all(m.per_batch for name, m in metrics.items() if name != "seams")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from m2h_lightning.delta import delta_m
+from m2h_lightning.report.delta import delta_m
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.report.collect import read_run
 from m2h_lightning.report.compare import Baselines, check_comparable, check_protocols, compare
@@ -100,11 +100,8 @@ def test_it_refuses_what_has_no_meaning(multi, single, words):
     assert "\n" not in str(caught.value)
 
 
-def test_metrics_offers_it_too_and_it_needs_no_torch():
-    from m2h_lightning.metrics.delta import delta_m as same
-
-    assert same is delta_m
-    code = "import sys, m2h_lightning.delta, m2h_lightning.report.command; print('torch' in sys.modules)"
+def test_it_needs_no_torch():
+    code = "import sys, m2h_lightning.report.delta, m2h_lightning.report.command; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

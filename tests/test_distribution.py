@@ -34,8 +34,13 @@ def scores_of(world, cache):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return scores_of(1, tmp_path_factory.mktemp("cache"))
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def alone(cache):
+    return scores_of(1, cache)
 
 
 def test_one_process_scores_every_metric(alone):
@@ -51,8 +56,8 @@ def test_one_process_scores_every_metric(alone):
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_several_processes_give_the_same_scores(alone, world, tmp_path):
-    together = scores_of(world, tmp_path)
+def test_several_processes_give_the_same_scores(alone, world, cache):
+    together = scores_of(world, cache)
     assert set(together) == set(alone)
     for key, value in alone.items():
         assert together[key] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), key

@@ -64,7 +64,7 @@ def test_depth_by_range(seed, unit):
     for low, high in itertools.pairwise(bounds):
         pairs = [(p, t) for p, t in pairs_of(guess.numpy(), true.numpy()) if low <= t < high]
         expected = depth_errors(pairs) if pairs else {"rmse_m": math.nan, "absrel": math.nan}
-        assert got[f"{name}/{low:g}-{high:g}"] == pytest.approx(expected["rmse_m"], nan_ok=True)
+        assert got[f"{name}_by_range/{low:g}-{high:g}"] == pytest.approx(expected["rmse_m"], nan_ok=True)
         assert got[f"absrel_by_range/{low:g}-{high:g}"] == pytest.approx(expected["absrel"], nan_ok=True)
     assert sum("/" in key for key in got) == 2 * (len(bounds) - 1)
 

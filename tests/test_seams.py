@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from m2h_lightning.errors import DataError
-from m2h_lightning.metrics import WindowGrid
+from m2h_lightning.metrics import MetricsConfig, WindowGrid
+from m2h_lightning.metrics.cross import build_cross
 from m2h_lightning.metrics.seams import WindowSeams, regions
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 
@@ -467,3 +468,19 @@ def test_inputs_are_left_alone():
     score(predictions, labels, GRID)
     after = {**{f"p{k}": v for k, v in predictions.items()}, **labels}
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "unit", "expected"),
+    [
+        (["semseg", "depth", "normals", "edges"], "m", {"depth_normals", "edges_semseg", "seams"}),
+        (["semseg", "depth", "normals", "edges"], "px", {"edges_semseg", "seams"}),
+        (["depth", "normals"], "m", {"depth_normals", "seams"}),
+        (["semseg"], "m", {"seams"}),
+        (["toy"], "m", set()),
+    ],
+)
+def test_build_cross(tasks, unit, expected):
+    metrics = build_cross(tasks, MetricsConfig(protocol="per_batch"), unit)
+    assert set(metrics) == expected
+    assert all(m.per_batch for name, m in metrics.items() if name != "seams")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from m2h_lightning.runs import folder as runs
 
+_KINDS = {"depth_normals{}_deg": ("", "_target"), "edges{}_f": ("_semseg", "_semseg_target")}
+"""How the names of consistency scores, and of the same score of the labels, are filled in."""
+
 
 def print_headlines(
     headlines: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, float], stage: str, title: str, ours: str = "M2H"
 ) -> None:
-    """Print a table of the headline metrics: a row per task, a group of columns per protocol.
+    """Print a table of the headline metrics, a row per task and protocol, and a line per group of structural scores.
 
     Where the trivial baseline was scored, it stands beside each metric.
 
@@ -26,35 +29,60 @@ def print_headlines(
     from rich.console import Console
     from rich.table import Table
 
-    protocols = list(dict.fromkeys(p for line in headlines.values() for p in line if p != "higher_is_better"))
     with_trivial = any("/trivial_" in key for key in metrics)
+    numbers = (ours, "trivial", f"{ours} / trivial") if with_trivial else (ours,)
     table = Table(title=title, title_justify="left")
-    for column in ("task", "metric", "better is"):
-        table.add_column(column)
-    for protocol in protocols:
-        name = protocol.replace("_", " ")
-        for column in (f"{name}: {ours}", "trivial", f"{ours} / trivial") if with_trivial else (f"{name}: {ours}",):
-            table.add_column(column, justify="right")
+    for column in ("task", "protocol", "metric", *numbers, "better is"):
+        table.add_column(column, justify="right" if column in numbers else "left")
     for task, line in headlines.items():
-        if f"{stage}/{task}/{line['pooled']}" not in metrics:
-            continue
-        cells = []
-        for protocol in protocols:
-            key = line.get(protocol)
+        better = "higher" if line["higher_is_better"] else "lower"
+        name = task
+        for protocol, key in line.items():
             value, trivial = (metrics.get(f"{stage}/{task}/{prefix}{key}") for prefix in ("", "trivial_"))
-            cells.append("–" if value is None else f"{value:.4f}")
+            if protocol == "higher_is_better" or value is None:
+                continue
+            cells = [f"{value:.4f}"]
             if with_trivial:
-                cells.append("–" if trivial is None else f"{trivial:.4f}")
-                cells.append(f"{value / trivial:.2f}×" if trivial and value is not None else "–")
-        table.add_row(task, line["pooled"], "higher" if line["higher_is_better"] else "lower", *cells)
+                cells += ["–" if trivial is None else f"{trivial:.4f}", f"{value / trivial:.2f}×" if trivial else "–"]
+            table.add_row(name, protocol.replace("_", " "), line["pooled"], *cells, better)
+            name = ""
     Console().print(table)
     if with_trivial:
         print(
             "trivial: most frequent class, mean depth, mean normal of the training set; gradient of the image (edges)"
         )
-    exact, fast = (metrics.get(f"{stage}/edges/{key}") for key in ("odsf", "odsf_fast"))
+    for text in _structure({k.removeprefix(f"{stage}/"): v for k, v in metrics.items()}, list(headlines)):
+        print(text)
+
+
+def _structure(metrics: Mapping[str, float], tasks: list[str]) -> Iterator[str]:
+    """Yield a line per group of scores that are of no single task."""
+    exact, fast = metrics.get("edges/odsf"), metrics.get("edges/odsf_fast")
     if exact is not None and fast is not None:
-        print(f"edges: odsF {exact:.4f}; the fast mode that validation uses gives {fast:.4f} ({fast - exact:+.4f})")
+        yield f"edges: odsF {exact:.4f}; the fast mode that validation uses gives {fast:.4f} ({fast - exact:+.4f})"
+    parts = []
+    for key, text in (
+        ("depth_normals{}_deg", "{:.2f}° between normals of depth and predicted normals (labels: {:.2f}°)"),
+        ("edges{}_f", "F {:.3f} between edges and class borders (labels: {:.3f})"),
+    ):
+        found = [metrics.get(f"consistency/{key.format(kind)}") for kind in _KINDS[key]]
+        if None not in found:
+            parts.append(text.format(*found))
+    if parts:
+        yield f"consistency: {'; '.join(parts)}"
+    seams = []
+    for task in tasks:
+        at, control = metrics.get(f"seams/{task}_error"), metrics.get(f"seams/{task}_error_control")
+        if at is not None:
+            seams.append(f"{task} {at:+.1%} ({'–' if control is None else f'{control:+.1%}'})")
+    if seams:
+        yield f"window seams: error at borders against inside (control): {', '.join(seams)}"
+    if "temporal/pairs" in metrics:
+        parts = [f"{int(metrics['temporal/pairs'])} pairs of frames"]
+        for key, text in (("depth_flicker", "depth flickers by {:.2%}"), ("label_flip_rate", "{:.2%} of labels flip")):
+            if f"temporal/{key}" in metrics:
+                parts.append(text.format(metrics[f"temporal/{key}"]))
+        yield f"temporal: {', '.join(parts)}"
 
 
 def print_closing(module: Any, metrics: dict[str, float], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Let a loading process keep the memory it frees: it needs the same sizes again for the next sample."""
+"""Let a process keep the memory it frees: loading and scoring need the same sizes again for the next image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc not to hand freed memory back to the system.
 
     A sample is some ten arrays of up to a megabyte. By default each is mapped and unmapped anew, and the kernel clears
-    its pages on first touch: a third of the time of a training sample. Meant for processes that do nothing but load:
-    they keep what their largest batch needs, and no more.
+    its pages on first touch: a third of the time of a training sample, and of scoring an image. Blocks above 32 MiB go
+    back as before, so a process keeps what its small arrays need at most, and no more.
 
     Returns:
         Whether it worked; False, and nothing changed, where the C library is another one.

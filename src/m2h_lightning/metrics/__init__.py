@@ -9,8 +9,8 @@ from m2h_lightning.metrics.normals import NormalError
 from m2h_lightning.metrics.protocol import ProtocolMetric
 from m2h_lightning.metrics.seams import WindowGrid
 from m2h_lightning.metrics.semseg import BoundaryIoU, SegmentationScore, TrimapIoU
-from m2h_lightning.metrics.temporal import Frames, TemporalStability, temporal_scores
 from m2h_lightning.metrics.settings import PROTOCOLS, SUFFIXES, MetricsConfig
+from m2h_lightning.metrics.temporal import Frames, TemporalStability, temporal_scores
 
 __all__ = [
     "PROTOCOLS",

@@ -57,7 +57,7 @@ class Evaluator(nn.Module):
         self.metrics = nn.ModuleDict(
             {name: nn.ModuleDict(task.metrics(config, facts["name"], stage, details)) for name, task in tasks.items()}
         )
-        self.cross = nn.ModuleDict(build_cross(list(tasks), config) if details else {})
+        self.cross = nn.ModuleDict(build_cross(list(tasks), config, facts.get("depth_unit", "m")) if details else {})
         self.images = SumMetric(nan_strategy="disable")
         self.tasks = tasks
 

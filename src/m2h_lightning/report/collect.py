@@ -61,6 +61,7 @@ class Run:
         data: Name of the data set.
         backbone: Name, origin of the weights and freezing of the backbone; None where the network is not known.
         network: Preset, channels, blocks and length of the training, which should be alike and need not.
+        label: What it was called when somebody's predictions were scored; None for runs of this package.
     """
 
     path: Path
@@ -76,11 +77,12 @@ class Run:
     data: str
     backbone: dict[str, Any] | None
     network: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
 
     @property
     def name(self) -> str:
-        """Experiment and run."""
-        return f"{self.experiment}/{self.run}"
+        """Experiment and run, or the name that scored predictions were given."""
+        return self.label or f"{self.experiment}/{self.run}"
 
     @property
     def conditions_key(self) -> str:
@@ -215,6 +217,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Run:
         conditions=None if evaluation is None else _conditions(evaluation, data),
         data=str(data.get("name") or "unknown data"),
         backbone=None if network is None else _backbone(network),
+        label=str(content["name"]) if content.get("name") else None,
         network={key: (network or {}).get(key) for key in ("preset", "channels")}
         | {block: ((network or {}).get(block) or {}).get("enabled") for block in ("wmca", "ggfm")}
         | {key: (content.get("budget") or {}).get(key) for key in ("max_epochs", "max_steps")},

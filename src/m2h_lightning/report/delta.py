@@ -1,7 +1,6 @@
 """Δm: by how many percent a multi-task network is better than single-task networks. No torch.
 
-It stands outside ``metrics/`` because importing that package loads torch, and ``m2h table`` is to answer at once;
-``metrics.delta`` offers the same names.
+It stands here and not in ``metrics/``, whose import loads torch: ``m2h table`` is to answer at once.
 """
 
 from __future__ import annotations
