@@ -58,7 +58,8 @@ def test_a_run_folder_is_complete(trained):
     assert result["steps"] == 2
     assert result["seed"] == 0
     data = {"module": "Planes", "name": "planes", "fingerprint": "planes", "depth_unit": "m"}
-    data["edge_rule"] = "the border of the planes"
+    data |= {"edge_rule": "the border of the planes", "test_fingerprint": "planes"}
+    data |= {"eval_size": None, "eval_labels": "own"}
     assert result["data"] == data
     assert result["parameters"]["total"] > result["parameters"]["trainable"] - 1 > 0
     assert result["peak_memory_mb"]["host"] > 50

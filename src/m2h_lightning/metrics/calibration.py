@@ -9,6 +9,7 @@ from torch import Tensor
 
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.labels import IGNORE
+from m2h_lightning.metrics.class_maps import class_map
 from m2h_lightning.metrics.protocol import (
     ProtocolMetric,
     Sizes,
@@ -70,16 +71,17 @@ class CalibrationError(ProtocolMetric):
         require_same_shape(prediction[:, 0], target, "classes")
         true = target[:, :: self.stride, :: self.stride].flatten(1)
         known = true != IGNORE
-        # Classes last, as logits lie in memory: sums then run over neighbouring numbers.
-        logits = prediction.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride].flatten(1, 2).float()
-        peak, guess = logits.max(2)
+        guess, peak = (field[:, :: self.stride, :: self.stride].flatten(1) for field in class_map(prediction))
         require_finite(peak, known, "classes")
+        # Classes last, as logits lie in memory: sums then run over neighbouring numbers.
+        logits = prediction.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride].flatten(1, 2)
         # The largest softmax probability is 1 over the sum of the exponentials relative to it.
-        confidence = (logits - peak.unsqueeze(2)).exp_().sum(2).reciprocal()
+        confidence = (logits.float() - peak.float().unsqueeze(2)).exp_().sum(2).reciprocal()
         level = (confidence * self.bins).ceil().int().sub_(1)
         count = count_bins(level, known, self.bins)
         right = count_bins(level, known & (guess == true), self.bins)
-        self.add(torch.stack([count.double(), right.double(), sum_bins(confidence, level, known, self.bins)], 1))
+        counts = torch.stack([count, right], 1).double()
+        self.add(torch.cat([counts, sum_bins([confidence], level, known, self.bins)], 1))
 
     def scores(self, sums: Tensor) -> dict[str, Tensor]:
         """Return the error of counts, right pixels and summed confidence per bin, …×3×bins."""

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.labels import IGNORE
-from m2h_lightning.metrics.protocol import count_bins, require_finite
+from m2h_lightning.metrics.protocol import any_true, count_bins, require_finite, share_work, shared
 
-_Found = tuple[Tensor, Tensor, Tensor]
 _BLOCK = 1 << 13
-_shared: ContextVar[dict[int, _Found] | None] = ContextVar("shared class maps", default=None)
 
-
-@contextmanager
-def shared_class_maps() -> Iterator[None]:
-    """Let all metrics inside share one arg max per tensor of logits: at 40 classes it costs more than what follows.
-
-    The logits must not be changed in place inside; nothing is kept after it.
-    """
-    token = _shared.set({})
-    try:
-        yield
-    finally:
-        _shared.reset(token)
+shared_class_maps = share_work
+"""At 40 classes the arg max costs more than what follows; inside this context all metrics share one."""
 
 
 def check_classes(classes: int) -> int:
@@ -52,14 +36,11 @@ def class_map(logits: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         uint8 classes B×H×W, and the largest logits B×H×W: NaN or infinite where a logit is NaN or +∞, or all are −∞.
     """
-    shared = _shared.get()
-    found = None if shared is None else shared.get(id(logits))
-    if found is None:
-        # The logits are kept beside their map: an id is only theirs as long as they live.
-        found = (logits, *_largest(logits.detach()))
-        if shared is not None:
-            shared[id(logits)] = found
-    return found[1], found[2]
+    return shared(_class_map, logits)
+
+
+def _class_map(logits: Tensor) -> tuple[Tensor, Tensor]:
+    return _largest(logits.detach())
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,6 +76,10 @@ def scored_labels(prediction: Tensor, target: Tensor, classes: int) -> tuple[Ten
         DataError: Shapes that do not fit; a label or a predicted class at a scored pixel that is none of the C;
             logits that are NaN, +∞, or −∞ for all classes at a scored pixel (−∞ for some only means "never").
     """
+    return shared(_scored_labels, prediction, target, classes)
+
+
+def _scored_labels(prediction: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     batch, *size = target.shape
     if tuple(prediction.shape) not in ((batch, *size), (batch, classes, *size)):
         raise DataError(
@@ -103,7 +88,7 @@ def scored_labels(prediction: Tensor, target: Tensor, classes: int) -> tuple[Ten
         )
     known = target != IGNORE
     wrong = known & ~_is_class(target, classes)
-    if wrong.any():
+    if any_true(wrong):
         raise DataError(
             f"a segmentation label is {int(target[wrong].max())}; expected 0 to {classes - 1}, or {IGNORE} for ignored"
         )
@@ -111,7 +96,7 @@ def scored_labels(prediction: Tensor, target: Tensor, classes: int) -> tuple[Ten
         if prediction.is_floating_point():
             raise DataError(f"the prediction of classes is {prediction.dtype} without class dimension; give integers")
         wrong = known & ~_is_class(prediction, classes)
-        if wrong.any():
+        if any_true(wrong):
             raise DataError(
                 f"the predicted class is {int(prediction[wrong].max())} or the like at {int(wrong.sum())} scored "
                 f"pixels; expected 0 to {classes - 1}"

@@ -16,7 +16,15 @@ from m2h_lightning.errors import DataError
 from m2h_lightning.geometry import resize_intrinsics
 from m2h_lightning.labels import IGNORE
 from m2h_lightning.metrics.class_maps import class_map
-from m2h_lightning.metrics.protocol import ProtocolMetric, Sizes, require_finite, require_same_shape
+from m2h_lightning.metrics.normals import known_normals, planar
+from m2h_lightning.metrics.protocol import (
+    ProtocolMetric,
+    Sizes,
+    any_true,
+    require_finite,
+    require_same_shape,
+    zero_outside,
+)
 
 Vectors = tuple[Tensor, Tensor, Tensor]
 """x, y and z of a field of vectors, H×W each."""
@@ -26,8 +34,8 @@ def finite_where(values: Tensor, valid: Tensor, name: str) -> Tensor:
     """Return values that are finite everywhere: those outside ``valid`` that are not become 0.
 
     Args:
-        values: Prediction H×W, or C×H×W.
-        valid: Boolean mask H×W of the scored pixels.
+        values: Prediction.
+        valid: Boolean mask of the scored pixels, broadcastable to ``values``.
         name: What is predicted, for the message.
 
     Raises:
@@ -36,18 +44,7 @@ def finite_where(values: Tensor, valid: Tensor, name: str) -> Tensor:
     if torch.isfinite(values.sum()):  # one pass; a sum is finite only if every part of it is
         return values
     require_finite(values, valid, name)
-    return torch.where(valid, values, 0.0)
-
-
-def planes(vectors: Tensor) -> Tensor:
-    """Return vectors 3×H×W as float32, plane by plane in memory: batches and networks keep x, y and z side by side."""
-    return vectors.float().contiguous()
-
-
-def square_length(vectors: Tensor) -> Tensor:
-    """Return the squared length of vectors; 3×H×W → H×W."""
-    x, y, z = vectors.unbind()
-    return (x * x).addcmul_(y, y).addcmul_(z, z)
+    return zero_outside(values, valid)
 
 
 def angle_deg(a: Vectors, b: Vectors) -> Tensor:
@@ -177,26 +174,40 @@ class DepthNormalConsistency(ProtocolMetric):
         intrinsics = resize_intrinsics(batch["K"].double(), scale[:, :1], scale[:, 1:])
         known = torch.isfinite(intrinsics).all(-1).all(-1).tolist()
         statistics = self.sums.new_zeros(len(known), 3)
+        maps = (
+            *(field for source in (predictions, batch) for field in (source["depth"][:, 0], planar(source["normals"]))),
+            known_normals(batch["normals"]),
+            intrinsics,
+        )
         for index in range(len(known)):
             if known[index]:
-                maps = (source[name][index] for source in (predictions, batch) for name in ("depth", "normals"))
-                statistics[index] = self._image(*maps, intrinsics[index])  # type: ignore[call-arg]
+                statistics[index] = self._image(*(field[index] for field in maps))
         self.add(statistics)
 
     def _image(
-        self, depth: Tensor, normals: Tensor, true_depth: Tensor, true_normals: Tensor, intrinsics: Tensor
+        self,
+        depth: Tensor,
+        normals: Tensor,
+        true_depth: Tensor,
+        true_normals: Tensor,
+        facing: Tensor,
+        intrinsics: Tensor,
     ) -> Tensor:
-        """Return the summed angles of prediction and labels, and the number of pixels; depth 1×H×W, normals 3×H×W."""
-        depth, true_depth = depth[0].float(), true_depth[0].float()
+        """Return the summed angles of prediction and labels, and the number of pixels.
+
+        Depth H×W, normals 3×H×W, and H×W where the true normal is known.
+        """
+        depth, true_depth = depth.float(), true_depth.float()
         if min(depth.shape) < 3:
             return self.sums.new_zeros(3)
-        inner, true_inner = (planes(field[:, 1 : -1 : self.stride, 1:-1]) for field in (normals, true_normals))
-        valid = smooth_pixels(true_depth, self.max_step, self.stride) & (square_length(true_inner) >= 0.25)
+        rows, columns = slice(1, -1, self.stride), slice(1, -1)
+        inner, true_inner = (field[:, rows, columns].float() for field in (normals, true_normals))
+        valid = smooth_pixels(true_depth, self.max_step, self.stride) & facing[rows, columns]
         # Neighbours of a scored pixel have a known true depth too: this asks for all that is used, and a bit more.
         depth = finite_where(depth, true_depth > 0, "depth")
         if depth.min() <= 0:
             low = (depth <= 0) & (true_depth > 0)
-            if low.any():
+            if any_true(low):
                 raise DataError(f"the prediction of depth is not above 0 at {int(low.sum())} scored pixels")
         inner = finite_where(inner, valid, "normals")
         share = valid.view(torch.uint8).float()

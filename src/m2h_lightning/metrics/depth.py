@@ -16,6 +16,7 @@ from m2h_lightning.metrics.protocol import (
     require_finite,
     require_same_shape,
     sum_bins,
+    zero_outside,
 )
 
 UNIT_NAMES = {"m": "m", "px": "px", "1/m": "per_m"}
@@ -31,7 +32,7 @@ RANGE_EDGES: dict[str, tuple[float, ...]] = {
 EIGEN_SIZE, EIGEN_ROWS, EIGEN_COLUMNS = (480, 640), slice(45, 471), slice(41, 601)
 """The crop of NYUv2 images in which Eigen et al. (NIPS 2014) score depth."""
 
-_BLOCK = 1 << 15
+_BLOCK = 1 << 17
 _NAMES = ("count", "square", "relative", "square_relative", "log", "log_square", "log_absolute", "d1", "d2", "d3")
 
 
@@ -58,8 +59,8 @@ class DepthError(ProtocolMetric):
         unit: "m", "px" or "1/m".
         crop: "eigen" scores rows 45–470 and columns 41–600 of labels of 480×640 only; "none" scores all.
         cap: Labels from this value on take no part, and predictions are clamped to it; None caps nothing.
-        ranges: Whether to return ``rmse_<unit>_by_range/<a>-<b>`` and ``absrel_by_range/<a>-<b>`` over the pixels with a ≤ d* < b
-            (pooled only) for the powers of two of :data:`RANGE_EDGES`.
+        ranges: Whether to return ``rmse_<unit>_by_range/<a>-<b>`` and ``absrel_by_range/<a>-<b>`` over the pixels with
+            a ≤ d* < b (pooled only) for the powers of two of :data:`RANGE_EDGES`.
         per_batch: Whether to compute per-batch scores too.
 
     Raises:
@@ -115,44 +116,46 @@ class DepthError(ProtocolMetric):
         prediction, target = prediction.flatten(1), target.flatten(1)
         # False for a NaN. An infinite label is as little known as 0.
         valid = (target > 0) & (target < (math.inf if self.cap is None else self.cap))
-        self._require_positive(prediction, valid)
-        # In blocks that stay in a processor's cache: a third of the time of whole images.
-        blocks = zip(*(part.split(_BLOCK, 1) for part in (prediction, target, valid)), strict=True)
-        self.add(torch.stack([self._sums_of(*block) for block in blocks]).sum(0))
-
-    def _sums_of(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the sums B×length over pixels B×N."""
         # A pixel that is not valid gets two equal depths: it adds 0 to all but counts.
-        true = torch.where(valid, target, 1.0).double()
-        guess = torch.where(valid, prediction, 1.0).double()
-        if self.cap is not None:
-            guess.clamp_(max=self.cap)
-        error, ratio = guess - true, guess / true
-        square, relative, log = error.square(), error.abs() / true, ratio.log()
-        worst = torch.maximum(ratio, true / guess)
-        close = [(worst < 1.25**power) & valid for power in (1, 2, 3)]
-        parts = [valid, square, relative, square / true, log, log.square(), log.abs(), *close]
-        rows = torch.stack([part.sum(1).double() for part in parts], 1)
-        if not self.edges:
-            return rows
-        index, bins = self._range_of(true), len(self.edges) + 1
-        sums = [sum_bins(part, index, valid, bins) for part in (square, relative)]
-        return torch.cat([rows, count_bins(index, valid, bins).double(), *sums], 1)
-
-    def _range_of(self, true: Tensor) -> Tensor:
-        """Return the number of the range in which depth lies: 0 below the first edge."""
-        # Edges are consecutive powers of two: the exponent of a number tells between which it lies, exactly.
-        return (torch.frexp(true).exponent - math.frexp(self.edges[0])[1] + 1).clamp_(0, len(self.edges))
-
-    @staticmethod
-    def _require_positive(prediction: Tensor, valid: Tensor) -> None:
-        fit = (prediction > 0) & (prediction < math.inf)  # one look in the usual case, in which all is well
-        if (valid & ~fit).any():
-            require_finite(prediction, valid, "depth")
-            count = int((valid & (prediction <= 0)).sum())
+        unknown = (~valid).view(torch.uint8)
+        guess, true = (zero_outside(depth, valid).add_(unknown) for depth in (prediction, target))
+        low, high = guess.aminmax()
+        if not (low > 0 and high < math.inf):  # NaN is neither
+            require_finite(guess, valid, "depth")
+            count = int((guess <= 0).sum())
             raise DataError(
                 f"the prediction of depth is 0 or negative at {count} scored pixels; depth must be positive"
             )
+        # In blocks that stay in a processor's cache.
+        blocks = zip(*(part.split(_BLOCK, 1) for part in (guess, true, valid)), strict=True)
+        self.add(torch.stack([self._sums_of(*block) for block in blocks]).sum(0))
+
+    def _sums_of(self, guess: Tensor, true: Tensor, valid: Tensor) -> Tensor:
+        """Return the sums B×length over pixels B×N; depths are equal where not valid."""
+        guess, true = guess.double(), true.double()
+        if self.cap is not None:
+            guess = guess.clamp(max=self.cap)
+        error, ratio, inverse = guess - true, guess / true, true / guess
+        square, relative, log = error.square(), error / true, ratio.log()
+        worst = torch.maximum(ratio, inverse, out=inverse)
+        count = valid.sum(1).double()
+        rows = [count, square.sum(1), relative.abs().sum(1), error.mul_(relative).sum(1), log.sum(1)]
+        rows += [log.square().sum(1), log.abs_().sum(1)]
+        # Where not valid the ratio is 1, which is close. A comparison that writes numbers takes half the time.
+        far = valid.shape[1] - count
+        rows += [torch.lt(worst, 1.25**power, out=log).sum(1) - far for power in (1, 2, 3)]
+        if not self.edges:
+            return torch.stack(rows, 1)
+        index, bins = self._range_of(true), len(self.edges) + 1
+        sums = sum_bins([square, relative.abs_()], index, valid, bins).flatten(1)
+        return torch.cat([torch.stack(rows, 1), count_bins(index, valid, bins).double(), sums], 1)
+
+    def _range_of(self, true: Tensor) -> Tensor:
+        """Return the number of the range in which depth (float64, above 0) lies: 0 below the first edge."""
+        # Edges are consecutive powers of two: the exponent of a number tells between which it lies, exactly. Of a
+        # float64 above 0 it is what stands before the 52 bits of the fraction, plus 1022.
+        exponent = (true.view(torch.int64) >> 52).int()
+        return exponent.sub_(1022 + math.frexp(self.edges[0])[1] - 1).clamp_(0, len(self.edges))
 
     def scores(self, sums: Tensor) -> dict[str, Tensor]:
         """Return the errors of sums …×length."""

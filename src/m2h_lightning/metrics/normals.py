@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2h_lightning.metrics.protocol import ProtocolMetric, Sizes, count_bins, require_finite, require_same_shape
+from m2h_lightning.metrics.protocol import (
+    ProtocolMetric,
+    Sizes,
+    count_bins,
+    require_finite,
+    require_same_shape,
+    shared,
+    zero_outside,
+)
 
 LIMITS = (11.25, 22.5, 30)
 """Angles in degrees whose shares are reported (Eigen & Fergus, ICCV 2015)."""
@@ -25,12 +33,11 @@ def angle_deg(first: Tensor, second: Tensor) -> Tensor:
     be known. In float64, where squares of products of float32 numbers neither overflow nor vanish.
 
     Args:
-        first: B×3×H×W, any length.
-        second: B×3×H×W, any length.
+        first: B×3×H×W, any length, finite.
+        second: B×3×H×W, any length, finite.
 
     Returns:
-        float64 angles in [0, 180], B×H×W: 90 where one vector has length 0, as it points nowhere; NaN where a component
-        is NaN or infinite.
+        float64 angles in [0, 180], B×H×W: 90 where one vector has length 0, as it points nowhere.
     """
     # In blocks that stay in a processor's cache: half the time of whole images.
     pairs = zip(first.flatten(2).split(_BLOCK, 2), second.flatten(2).split(_BLOCK, 2), strict=True)
@@ -39,18 +46,69 @@ def angle_deg(first: Tensor, second: Tensor) -> Tensor:
 
 def _angles(a: Tensor, b: Tensor) -> Tensor:
     """Return the angles of vectors B×3×N, B×N."""
-    (ax, ay, az), (bx, by, bz) = (
-        vectors.to(torch.float64, memory_format=torch.contiguous_format).unbind(1) for vectors in (a, b)
-    )
+    (ax, ay, az), (bx, by, bz) = (vectors.double().unbind(1) for vectors in (a, b))
     x = (ay * bz).addcmul_(az, by, value=-1)
     y = (az * bx).addcmul_(ax, bz, value=-1)
     z = (ax * by).addcmul_(ay, bx, value=-1)
     sine = x.square_().addcmul_(y, y).addcmul_(z, z).sqrt_()
     cosine = (ax * bx).addcmul_(ay, by).addcmul_(az, bz)
-    angle = torch.atan2(sine, cosine).mul_(180 / math.pi)
-    # 0 only where there is a vector without length, which atan2 would call 0°; of an infinite one it makes 45° or such.
-    product = sine.add_(cosine.abs_())
-    return angle.add_(product, alpha=0.0).masked_fill_(product == 0, 90.0)
+    # A cosine of 0 is 90° whatever the sine, but for atan2(0, 0) = 0°, which a vector without length would get.
+    sine.add_((cosine == 0).view(torch.uint8))
+    return torch.atan2(sine, cosine).mul_(180 / math.pi)
+
+
+def planar(vectors: Tensor) -> Tensor:
+    """Return vectors B×3×H×W plane by plane in memory, float32 or float64: batches and networks keep x, y, z together.
+
+    Inside :func:`.protocol.share_work` all metrics get the same tensor.
+    """
+    return shared(_planar, vectors)
+
+
+def _planar(vectors: Tensor) -> Tensor:
+    return (vectors if vectors.dtype == torch.float64 else vectors.float()).contiguous()
+
+
+def known_normals(target: Tensor) -> Tensor:
+    """Return where true normals have a length of at least 0.5, and hence are known; B×3×H×W → B×H×W.
+
+    Inside :func:`.protocol.share_work` all metrics get the same tensor.
+    """
+    return shared(_known_normals, target)
+
+
+def _known_normals(target: Tensor) -> Tensor:
+    x, y, z = planar(target).unbind(1)
+    square = (x * x).addcmul_(y, y).addcmul_(z, z)
+    return (square >= 0.25) & (square < math.inf)
+
+
+def normal_angles(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the angles between predicted and true normals where the latter are known.
+
+    Inside :func:`.protocol.share_work` all metrics get the same tensor.
+
+    Args:
+        prediction: B×3×H×W, any length.
+        target: B×3×H×W.
+
+    Returns:
+        float64 degrees B×H×W, 0 where the target is not known.
+
+    Raises:
+        DataError: Shapes that do not fit, or a prediction that is NaN or infinite at a scored pixel.
+    """
+    return shared(_normal_angles, prediction, target)
+
+
+def _normal_angles(prediction: Tensor, target: Tensor) -> Tensor:
+    require_same_shape(prediction, target, "normals")
+    valid = known_normals(target)
+    guess, true = planar(prediction), planar(target)
+    if not torch.isfinite(guess.sum()):
+        require_finite(guess.double().sum(1), valid, "normals")
+    # What is not finite outside of these pixels makes an angle of NaN there, which becomes 0 as the others do.
+    return zero_outside(angle_deg(guess, true), valid)
 
 
 class NormalError(ProtocolMetric):
@@ -93,11 +151,7 @@ class NormalError(ProtocolMetric):
         Raises:
             DataError: Shapes that do not fit, or a prediction that is NaN or infinite at a scored pixel.
         """
-        require_same_shape(prediction, target, "normals")
-        valid = target.float().square().sum(1) >= 0.25
-        angle = angle_deg(prediction, target)
-        require_finite(angle, valid, "normals")
-        angle = angle.masked_fill_(~valid, 0.0).flatten(1)
+        angle, valid = normal_angles(prediction, target).flatten(1), known_normals(target)
         index = (angle * _BINS_PER_DEGREE).int().clamp_(max=_BINS - 1)
         # The norm's square rather than the squares' sum: no second image of float64.
         sums = torch.stack([angle.sum(1), torch.linalg.vector_norm(angle, dim=1).square()], 1)

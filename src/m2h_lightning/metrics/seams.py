@@ -14,7 +14,8 @@ from torchmetrics import Metric
 from m2h_lightning.grid import WindowGrid
 from m2h_lightning.labels import IGNORE
 from m2h_lightning.metrics.class_maps import class_map
-from m2h_lightning.metrics.consistency import angle_deg, finite_where, planes, square_length
+from m2h_lightning.metrics.consistency import finite_where
+from m2h_lightning.metrics.normals import known_normals, normal_angles, planar
 from m2h_lightning.metrics.protocol import Sizes, require_same_shape
 
 __all__ = ["WindowGrid", "WindowSeams"]
@@ -131,10 +132,11 @@ class WindowSeams(Metric):
                 prediction = class_map(prediction)[0] if prediction.ndim == 4 else prediction.to(torch.uint8)
                 target = target.to(torch.uint8)
             require_same_shape(prediction, target, task)
+            fields = _FIELDS[task](prediction, target)
             shapes = [target.shape[-2:]] * len(target) if sizes is None else sizes
             for index, (height, width) in enumerate(shapes):
-                guess, truth = (field[index, ..., :height, :width] for field in (prediction, target))
-                self.sums[number] += _image(task, guess, truth, grid)
+                guess, truth, valid, error = (field[index, ..., :height, :width] for field in fields)
+                self.sums[number] += _image(task, guess, truth, valid, error, grid)
         self.images += len(next(iter(predictions.values())))
 
     def compute(self) -> dict[str, Tensor]:
@@ -166,14 +168,13 @@ def _excess(at: Tensor, against: Tensor) -> Tensor:
     return torch.where((at == 0) & (against == 0), torch.zeros_like(ratio), ratio)
 
 
-def _image(task: str, prediction: Tensor, target: Tensor, grid: WindowGrid) -> Tensor:
-    """Return the sums of one image, region × (error, pixels, differences of prediction and label, pairs)."""
-    guess, truth, valid, error = _FIELDS[task](prediction, target)
+def _image(task: str, guess: Tensor, truth: Tensor, valid: Tensor, error: Tensor, grid: WindowGrid) -> Tensor:
+    """Return the sums of one image's fields, region × (error, pixels, differences of prediction and label, pairs)."""
     height, width = valid.shape
     axes = ((grid.rows, grid.cell[0], height), (grid.columns, grid.cell[1], width))
     down, across = (regions(*axis).to(valid.device) for axis in axes)
     # Sums over each pair of a row's and a column's region, then over the pairs that make a pixel's region.
-    table = [((down @ field).double() @ across.double().T).flatten() for field in (error.mul_(valid), valid)]
+    table = [((down @ field).double() @ across.double().T).flatten() for field in (error * valid, valid)]
     sums = torch.zeros(3, 5, dtype=torch.float64, device=valid.device)
     sums[:, :2].index_add_(0, _REGION.to(valid.device), torch.stack(table, 1))
     for dim, axis in enumerate(axes):
@@ -207,11 +208,13 @@ def _difference(field: Tensor, dim: int) -> Tensor:
     for plane in field[1:]:
         step = _last(plane, dim) - _first(plane, dim)
         square.addcmul_(step, step)
-    return square.sqrt_()
+    # The root of exactly 0, usual on walls, takes vector libraries five times as long: a floor far below what float32
+    # tells apart in parts of 1, whose root is exact and is taken off again.
+    return square.clamp_(min=2.0**-120).sqrt_().sub_(2.0**-60)
 
 
 Fields = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Prediction and label C×H×W, finite everywhere; H×W whether (1.0, 0.0) a pixel has a label; its error."""
+"""Prediction and label B×C×H×W, finite everywhere; B×H×W whether (1.0, 0.0) a pixel has a label; its error."""
 
 
 def _mask(known: Tensor) -> Tensor:
@@ -219,27 +222,27 @@ def _mask(known: Tensor) -> Tensor:
 
 
 def _semseg(prediction: Tensor, target: Tensor) -> Fields:
-    return prediction[None], target[None], _mask(target != IGNORE), _mask(prediction != target)
+    return prediction[:, None], target[:, None], _mask(target != IGNORE), _mask(prediction != target)
 
 
 def _depth(prediction: Tensor, target: Tensor) -> Fields:
-    known = target[0] > 0
+    known = target > 0
     target = target.float()
     prediction = finite_where(prediction.float(), known, "depth")
-    return prediction, target, _mask(known), (prediction[0] - target[0]).abs_().div_(target[0].clamp(min=1e-6))
+    error = (prediction - target).abs_().div_(target.clamp(min=1e-6))
+    return prediction, target, _mask(known[:, 0]), error[:, 0]
 
 
 def _normals(prediction: Tensor, target: Tensor) -> Fields:
-    target = planes(target)
-    known = square_length(target) >= 0.25
-    prediction = finite_where(planes(prediction), known, "normals")
-    return prediction, target, _mask(known), angle_deg(prediction.unbind(), target.unbind())  # type: ignore[arg-type]
+    known, angles = known_normals(target), normal_angles(prediction, target)
+    prediction = finite_where(planar(prediction).float(), known[:, None], "normals")
+    return prediction, planar(target).float(), _mask(known), angles.float()
 
 
 def _edges(prediction: Tensor, target: Tensor) -> Fields:
-    known = target[0] <= 1
+    known = target <= 1
     prediction, target = finite_where(prediction.float(), known, "edges"), target.float()
-    return prediction, target, _mask(known), (prediction[0] - target[0]).abs_()
+    return prediction, target, _mask(known[:, 0]), (prediction - target).abs_()[:, 0]
 
 
 _FIELDS = {"semseg": _semseg, "depth": _depth, "normals": _normals, "edges": _edges}

@@ -242,7 +242,7 @@ class BoundaryIoU(ProtocolMetric):
         """Add a batch; see :meth:`SegmentationScore.update`."""
         guess, true = scored_labels(prediction, target, self.classes)
         known = true != IGNORE
-        guess = torch.where(known, guess, IGNORE)
+        guess = guess | (true == IGNORE).view(torch.uint8) * IGNORE  # 255 has all bits
         regions = []
         for labels in (true, guess):
             region = known.clone()
