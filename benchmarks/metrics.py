@@ -26,9 +26,9 @@ from m2h_lightning.boundaries.counts import Image, count_exact, count_fast, prep
 from m2h_lightning.data.memory import keep_freed_memory
 from m2h_lightning.data.synthesis.generate import render_room
 from m2h_lightning.data.synthesis.render import decode_octahedral
-from m2h_lightning.metrics import BoundaryScore, Evaluator, MetricsConfig, WindowGrid
+from m2h_lightning.metrics import BoundaryScore, MetricsConfig, WindowGrid
 from m2h_lightning.metrics.settings import NYUD_MAX_DIST
-from m2h_lightning.tasks import build_tasks
+from m2h_lightning.tasks import Evaluator, build_tasks
 
 SIZE = (425, 560)
 CLASSES, TEST_IMAGES = 40, 654  # of NYUDv2

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from m2h_lightning.data.loader import make_loader
 from m2h_lightning.data.sample import to_contract
 from m2h_lightning.data.transforms import EvalTransform
-from m2h_lightning.metrics import Evaluator, MetricsConfig, WindowGrid
-from m2h_lightning.tasks import build_tasks
+from m2h_lightning.metrics import MetricsConfig, WindowGrid
+from m2h_lightning.tasks import Evaluator, build_tasks
 from samples import Planes, PlaneScenes
 
 COUNT = 7

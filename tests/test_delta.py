@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from m2h_lightning.report.delta import delta_m
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.report.collect import read_run
 from m2h_lightning.report.compare import Baselines, check_comparable, check_protocols, compare
+from m2h_lightning.report.delta import delta_m
 from result_files import result, write_run
 
 FOUR = {"semseg": {"miou": True}, "depth": {"rmse_m": False}, "normals": {"mean_deg": False}, "edges": {"odsf": True}}

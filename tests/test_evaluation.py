@@ -192,8 +192,7 @@ def test_a_prediction_that_is_not_finite_is_told_with_its_samples(tmp_path):
 def test_memory_does_not_grow_with_the_set():
     """What the metrics keep after forty batches is what they keep after two."""
     from distributed_scores import predictions
-    from m2h_lightning.metrics import Evaluator
-    from m2h_lightning.tasks import build_tasks
+    from m2h_lightning.tasks import Evaluator, build_tasks
 
     facts = Planes().facts
     evaluator = Evaluator(build_tasks(None, facts), MetricsConfig(workers=0, trimap=2), facts, "test", details=True)

@@ -238,11 +238,13 @@ def test_edges(seed, bins):
     got = score(EdgeFScore(bins), (guess, true, sizes))
     f, at = best_f(guess.numpy(), true.numpy(), bins)
     assert got["f_pixel"] == pytest.approx(f)
-    assert got["threshold"] == pytest.approx(at)
-    assert got["f_pixel"] == pytest.approx(2 * got["precision"] * got["recall"] / (got["precision"] + got["recall"]))
+    assert got["f_pixel_threshold"] == pytest.approx(at)
+    assert got["f_pixel"] == pytest.approx(
+        2 * got["f_pixel_precision"] * got["f_pixel_recall"] / (got["f_pixel_precision"] + got["f_pixel_recall"])
+    )
     each = [best_f(p, t, bins) for p, t in zip(guess.numpy(), true.numpy(), strict=True)]
     assert got["f_pixel_per_image"] == pytest.approx(np.nanmean([f for f, _ in each]))
-    assert got["threshold_per_image"] == pytest.approx(np.nanmean([at for _, at in each]))
+    assert got["f_pixel_threshold_per_image"] == pytest.approx(np.nanmean([at for _, at in each]))
 
 
 @given(seeds)
@@ -252,10 +254,10 @@ def test_edges_by_scikit_learn(seed):
     guess, true, sizes = draw_edges(np.random.default_rng(seed))
     got = score(EdgeFScore(), (guess, true, sizes))
     known = true.numpy() <= 1
-    mark = np.minimum(np.floor(guess.numpy()[known] * np.float32(100)), 99) >= round(got["threshold"] * 100)
+    mark = np.minimum(np.floor(guess.numpy()[known] * np.float32(100)), 99) >= round(got["f_pixel_threshold"] * 100)
     assert got["f_pixel"] == pytest.approx(metrics.f1_score(true.numpy()[known], mark))
-    assert got["precision"] == pytest.approx(metrics.precision_score(true.numpy()[known], mark))
-    assert got["recall"] == pytest.approx(metrics.recall_score(true.numpy()[known], mark))
+    assert got["f_pixel_precision"] == pytest.approx(metrics.precision_score(true.numpy()[known], mark))
+    assert got["f_pixel_recall"] == pytest.approx(metrics.recall_score(true.numpy()[known], mark))
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, 255.0])

@@ -15,7 +15,8 @@ from scipy import ndimage
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.metrics import BoundaryIoU, SegmentationScore, TrimapIoU
 from m2h_lightning.metrics import class_maps as class_maps_module
-from m2h_lightning.metrics.class_maps import class_map, shared_class_maps
+from m2h_lightning.metrics.class_maps import class_map
+from m2h_lightning.metrics.protocol import share_work
 from metric_cases import CLASSES, draw_semseg, score
 
 seeds = st.integers(0, 10_000)
@@ -181,7 +182,7 @@ def test_the_arg_max_is_shared_inside_the_context_only(monkeypatch):
     apart = [score(metric, batch) for metric in metrics]
     assert len(calls) == 3
     calls.clear()
-    with shared_class_maps():
+    with share_work():
         together = [score(metric, batch) for metric in metrics]
         other = score(metrics[0], draw_semseg(np.random.default_rng(1)))
     assert len(calls) == 2  # one per tensor

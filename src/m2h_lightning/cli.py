@@ -78,9 +78,7 @@ def _dispatch(words: list[str], program: str) -> int:
             return show_help(verb, lambda: _train(verb, rest))
         return _train(verb, rest)
     if verb == "evaluate":
-        from m2h_lightning.commands.evaluate import main_evaluate
-
-        return main_evaluate(rest)
+        return _evaluate(rest)
     if verb == "summary":
         from m2h_lightning.commands.summary import main_summary
 
@@ -113,6 +111,19 @@ def _train(verb: str, words: list[str]) -> int:
 
         training.classes()
     return training.main_training(arguments)
+
+
+def _evaluate(words: list[str]) -> int:
+    """Score predictions in files; wrong options are told before torch is imported."""
+    from m2h_lightning.commands.evaluate_options import USAGE, read_options
+
+    if "--help" in words or "-h" in words:
+        print(USAGE)
+        return 0
+    options = read_options(words)
+    with _collector_paused():
+        from m2h_lightning.commands.evaluate import evaluate
+    return evaluate(options)
 
 
 @contextlib.contextmanager

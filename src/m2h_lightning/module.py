@@ -16,9 +16,9 @@ from torchmetrics import MeanMetric, SumMetric
 
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
-from m2h_lightning.metrics import Evaluator, MetricsConfig, WindowGrid
+from m2h_lightning.metrics import MetricsConfig, WindowGrid
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
-from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, LossConfig, Task, build_tasks, masked_mean
+from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, Evaluator, LossConfig, Task, build_tasks, masked_mean
 
 Config = TypeVar("Config")
 

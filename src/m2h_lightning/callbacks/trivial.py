@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m2h_lightning.data.raw import RawSample, decode
 from m2h_lightning.labels import IGNORE
-from m2h_lightning.metrics import Evaluator
+from m2h_lightning.tasks import Evaluator
 
 
 class TrainingPriors:

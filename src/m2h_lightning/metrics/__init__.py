@@ -4,7 +4,6 @@ from m2h_lightning.metrics.boundary import BoundaryScore
 from m2h_lightning.metrics.calibration import CalibrationError
 from m2h_lightning.metrics.depth import DepthError
 from m2h_lightning.metrics.edges import EdgeFScore
-from m2h_lightning.metrics.evaluator import Evaluator, Headline
 from m2h_lightning.metrics.normals import NormalError
 from m2h_lightning.metrics.protocol import ProtocolMetric
 from m2h_lightning.metrics.seams import WindowGrid
@@ -20,9 +19,7 @@ __all__ = [
     "CalibrationError",
     "DepthError",
     "EdgeFScore",
-    "Evaluator",
     "Frames",
-    "Headline",
     "MetricsConfig",
     "NormalError",
     "ProtocolMetric",

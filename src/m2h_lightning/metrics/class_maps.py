@@ -8,11 +8,10 @@ from torch import Tensor
 
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.labels import IGNORE
-from m2h_lightning.metrics.protocol import any_true, count_bins, require_finite, share_work, shared
+from m2h_lightning.metrics.protocol import any_true, count_bins, require_finite, shared
 
 _BLOCK = 1 << 13
 
-shared_class_maps = share_work
 """At 40 classes the arg max costs more than what follows; inside this context all metrics share one."""
 
 

@@ -27,13 +27,13 @@ class EdgeFScore(ProtocolMetric):
 
     Pooled scores are those of the one threshold that is best for the whole set; the ``_per_image`` ones take each
     image's own best threshold, then the mean over the images that have an edge. They are therefore the higher as a
-    rule, and ``threshold_per_image`` is the mean of those thresholds.
+    rule, and ``f_pixel_threshold_per_image`` is the mean of those thresholds.
 
     As input to ``forward`` and ``update``: ``prediction`` edge probability B×1×H×W in [0, 1], ``target`` B×1×H×W in
     {0, 1}, 255 = ignore.
 
-    As output of ``compute``: a dict of float64 scalars: ``f_pixel`` and at its threshold ``precision``, ``recall``, and
-    the ``threshold`` itself; NaN when the targets hold no edge.
+    As output of ``compute``: a dict of float64 scalars: ``f_pixel``, precision and recall at its threshold as
+    ``f_pixel_precision`` and ``f_pixel_recall``, and ``f_pixel_threshold`` itself; NaN when the targets hold no edge.
 
     Args:
         bins: Number of probability bins, at least 1.
@@ -86,8 +86,8 @@ class EdgeFScore(ProtocolMetric):
         best = f.nan_to_num(-1).argmax(-1, keepdim=True)
         at_best = {
             "f_pixel": f.gather(-1, best),
-            "precision": (true_positive / found).gather(-1, best),
-            "recall": (true_positive / edges).gather(-1, best),
-            "threshold": best.double() / self.bins,
+            "f_pixel_precision": (true_positive / found).gather(-1, best),
+            "f_pixel_recall": (true_positive / edges).gather(-1, best),
+            "f_pixel_threshold": best.double() / self.bins,
         }
         return {name: torch.where(edges > 0, value, torch.nan).squeeze(-1) for name, value in at_best.items()}

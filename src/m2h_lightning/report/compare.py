@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from m2h_lightning.report.delta import DeltaM, delta_m
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.report.collect import CONDITIONS, Run, shown
+from m2h_lightning.report.delta import DeltaM, delta_m
 from m2h_lightning.report.names import all_metrics, metric_key, metric_name, task_order
 from m2h_lightning.runs import folder as runs
 

@@ -10,6 +10,7 @@ from m2h_lightning.errors import ConfigError, did_you_mean
 from m2h_lightning.tasks.base import Task, masked_mean
 from m2h_lightning.tasks.depth import Depth
 from m2h_lightning.tasks.edges import Edges
+from m2h_lightning.tasks.evaluator import Evaluator, Headline
 from m2h_lightning.tasks.normals import Normals
 from m2h_lightning.tasks.semseg import Semseg
 
@@ -17,6 +18,8 @@ __all__ = [
     "DEFAULT_LOSS_WEIGHTS",
     "Depth",
     "Edges",
+    "Evaluator",
+    "Headline",
     "LossConfig",
     "Normals",
     "Semseg",

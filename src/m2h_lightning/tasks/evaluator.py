@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from m2h_lightning.errors import DataError
-from m2h_lightning.metrics.class_maps import shared_class_maps
 from m2h_lightning.metrics.cross import build_cross
+from m2h_lightning.metrics.protocol import share_work
 from m2h_lightning.metrics.seams import WindowGrid
 from m2h_lightning.metrics.settings import SUFFIXES, MetricsConfig
-
-if TYPE_CHECKING:
-    from m2h_lightning.tasks import Task
+from m2h_lightning.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Evaluator(nn.Module):
         sizes = batch["label_size"].tolist()
         self.images.update(len(sizes))
         try:
-            with shared_class_maps():
+            with share_work():
                 for name, metrics in self.metrics.items():
                     if name in predictions and name in batch:
                         for metric in metrics.values():  # type: ignore[operator]
