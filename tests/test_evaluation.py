@@ -13,7 +13,7 @@ from m2h_lightning.data.sample import collate, to_contract
 from m2h_lightning.data.transforms import EvalTransform
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.metrics import MetricsConfig
-from m2h_lightning.module import M2HModule
+from m2h_lightning.network.padding import at_label_size
 from samples import Planes, PlaneScenes, plane_sample, tiny_module
 
 
@@ -52,7 +52,7 @@ def test_maps_of_resized_images_are_brought_to_each_labels_own_size():
     batch = batch_of((48, 64), (40, 80), transform=EvalTransform((32, 32)))
     ramp = (torch.arange(32) + 0.5) / 32
     raw = ramp.expand(2, 1, 32, 32)
-    got = M2HModule.at_label_size({"depth": raw}, batch)["depth"]
+    got = at_label_size({"depth": raw}, batch["image_size"], batch["label_size"])["depth"]
     assert got.shape == (2, 1, 48, 80)
     for index, (h, w) in enumerate(((48, 64), (40, 80))):
         inner = slice(2, w - 2)  # bilinear resizing repeats the outermost values
@@ -64,7 +64,7 @@ def test_maps_of_resized_images_are_brought_to_each_labels_own_size():
 def test_images_of_their_labels_size_are_left_alone():
     batch = batch_of((48, 64), (40, 80))
     raw = {"depth": torch.rand(2, 1, 48, 80)}
-    assert M2HModule.at_label_size(raw, batch) is raw
+    assert at_label_size(raw, batch["image_size"], batch["label_size"]) is raw
 
 
 @pytest.mark.parametrize(("labels", "shape"), [("own", (48, 64)), ("input", (32, 48))])

@@ -18,6 +18,7 @@ from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
 from m2h_lightning.metrics import MetricsConfig, WindowGrid
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
+from m2h_lightning.network.padding import at_label_size
 from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, Evaluator, LossConfig, Task, build_tasks, masked_mean
 
 Config = TypeVar("Config")
@@ -273,7 +274,7 @@ class M2HModule(L.LightningModule):
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Update losses and metrics of ``stage`` with a batch; return the predictions at the labels' size."""
-        raw = self.at_label_size(self.net(batch["image"]), batch)
+        raw = at_label_size(self.net(batch["image"]), batch["image_size"], batch["label_size"])
         predictions = {name: task.activate(raw[name]).float() for name, task in self.tasks.items()}
         for name, task in self.tasks.items():
             if name not in batch:
@@ -283,32 +284,6 @@ class M2HModule(L.LightningModule):
             self.losses[stage][name].update(task.loss(raw[name], batch[name]), valid)  # type: ignore[index]
         self.evaluator(stage).update(predictions, batch, self._window_grid(batch))
         return predictions
-
-    @staticmethod
-    def at_label_size(raw: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Resize raw maps from the images' size to their labels'; where these are alike nothing is done.
-
-        What is padded stays padded: each image is cut out, resized and put back.
-
-        Args:
-            raw: Per task B×C×H×W.
-            batch: The batch they belong to.
-
-        Returns:
-            Per task B×C×H'×W', H' and W' those of the batch's labels.
-        """
-        images, labels = batch["image_size"].tolist(), batch["label_size"].tolist()
-        if images == labels:
-            return raw
-        height, width = (max(sides) for sides in zip(*labels, strict=True))
-        resized = {}
-        for name, maps in raw.items():
-            full = maps.new_zeros(*maps.shape[:2], height, width)
-            for index, ((h, w), (lh, lw)) in enumerate(zip(images, labels, strict=True)):
-                own = maps[index : index + 1, :, :h, :w]
-                full[index, :, :lh, :lw] = nn.functional.interpolate(own, size=(lh, lw), mode="bilinear")[0]
-            resized[name] = full
-        return resized
 
     def _window_grid(self, batch: dict[str, Any]) -> WindowGrid | None:
         """Return where attention windows meet, in pixels of the labels; None where their images differ in scale."""
@@ -327,7 +302,7 @@ class M2HModule(L.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the activated predictions of a batch at the labels' size."""
-        raw = self.at_label_size(self.net(batch["image"]), batch)
+        raw = at_label_size(self.net(batch["image"]), batch["image_size"], batch["label_size"])
         return {name: task.activate(raw[name]) for name, task in self.tasks.items()}
 
     def _log_epoch(self, stage: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from m2h_lightning.data.raw import RawSample, decode
 from m2h_lightning.labels import IGNORE
+from m2h_lightning.network.padding import at_label_size
 from m2h_lightning.tasks import Evaluator
 
 
@@ -121,14 +122,18 @@ class TrivialBaseline(L.Callback):
         """Score the trivial predictions on the batch's targets."""
         assert self._priors is not None
         assert self._evaluator is not None
-        module: Any = pl_module
         guesses = {
             name: self._priors.predict(name, batch[name])
             for name in self._evaluator.tasks
             if name in batch and name in TrainingPriors.tasks
         }
         if "edges" in self._evaluator.tasks and "edges" in batch:
-            guesses |= module.at_label_size({"edges": gradient_magnitude(batch["image"])}, batch)
+            edges = torch.zeros_like(batch["image"][:, :1])
+            for index, (height, width) in enumerate(batch["image_size"].tolist()):  # padding would be an edge
+                edges[index, :, :height, :width] = gradient_magnitude(
+                    batch["image"][index : index + 1, :, :height, :width]
+                )[0]
+            guesses |= at_label_size({"edges": edges}, batch["image_size"], batch["label_size"])
         self._evaluator.update(guesses, batch)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -59,7 +59,7 @@ def _structure(metrics: Mapping[str, float], tasks: list[str]) -> Iterator[str]:
     """Yield a line per group of scores that are of no single task."""
     exact, fast = metrics.get("edges/odsf"), metrics.get("edges/odsf_fast")
     if exact is not None and fast is not None:
-        yield f"edges: odsF {exact:.4f}; the fast mode that validation uses gives {fast:.4f} ({fast - exact:+.4f})"
+        yield f"edges: odsF {exact:.4f}; the fast mode, as in validation, gives {fast:.4f} ({fast - exact:+.4f})"
     parts = []
     for key, text in (
         ("depth_normals{}_deg", "{:.2f}° between normals of depth and predicted normals (labels: {:.2f}°)"),

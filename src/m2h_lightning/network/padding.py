@@ -1,7 +1,8 @@
-"""Padding to the backbone's grid, and the way back. Both are plain functions: nothing is remembered between calls."""
+"""Padding to the backbone's grid, the way back, and on to labels of another size. All are plain functions."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,3 +40,30 @@ def resize_and_crop(maps: Tensor, padded: tuple[int, int], size: tuple[int, int]
     """
     maps = F.interpolate(maps, size=padded, mode="bilinear", align_corners=False)
     return maps[..., : size[0], : size[1]]
+
+
+def at_label_size(maps: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Resize maps from the images' size to their labels'; where these are alike nothing is done.
+
+    What is padded stays padded: each image is cut out, resized and put back.
+
+    Args:
+        maps: Per task B×C×H×W.
+        images: Height and width of each image before the batch was padded, B×2.
+        labels: The same of its labels.
+
+    Returns:
+        Per task B×C×H'×W', H' and W' the largest of the labels.
+    """
+    if torch.equal(images, labels):
+        return maps
+    sizes = list(zip(images.tolist(), labels.tolist(), strict=True))
+    height, width = labels.amax(0).tolist()
+    resized = {}
+    for name, padded in maps.items():
+        full = padded.new_zeros(*padded.shape[:2], height, width)
+        for index, ((h, w), (lh, lw)) in enumerate(sizes):
+            own = padded[index : index + 1, :, :h, :w]
+            full[index, :, :lh, :lw] = F.interpolate(own, size=(lh, lw), mode="bilinear", align_corners=False)[0]
+        resized[name] = full
+    return resized
