@@ -464,3 +464,89 @@ def test_help_needs_nothing(capsys):
     assert main(["evaluate", "--help"]) == 0
     out = capsys.readouterr().out
     assert "--pred-normal-axes" in out
+
+
+# ── what is not one complete set of predictions for these labels ────────────────────────────────────────────────────
+
+
+def refused(capsys, *words):
+    assert m2h("evaluate", *words) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("m2h: error: ") and error.count("\n") == 0, error
+    return error
+
+
+def test_files_of_an_earlier_run_are_not_taken_for_the_last_ones(trained, pred, capsys):
+    checkpoint = trained / "runs/tiny/first/checkpoints/last.ckpt"
+    words = ["--config", "tiny.yaml", "--ckpt_path", checkpoint, "--save", pred]
+    assert m2h("predict", *words, "--trainer.limit_predict_batches", 1) == 0
+    assert result_of(pred / "predictions.json")["samples"] == 2
+    error = refused(capsys, "--pred", pred, "--config", "tiny.yaml", "--partial")
+    assert "3 predictions of the split" in error and "wrote 2" in error and "earlier run" in error
+    assert m2h("predict", *words) == 0
+    assert m2h("evaluate", "--pred", pred, "--config", "tiny.yaml") == 0
+
+
+def test_what_an_interrupted_run_left_is_partial(pred, capsys):
+    (pred / "predictions.json").unlink()
+    (pred / ".m2h-unfinished").touch()
+    assert "interrupted" in refused(capsys, "--pred", pred, "--config", "tiny.yaml")
+    assert m2h("evaluate", "--pred", pred, "--config", "tiny.yaml", "--partial") == 0
+    assert "interrupted here" in capsys.readouterr().out
+    assert "partial" in result_of(pred / "result.json")["data"]["test"]
+
+
+def test_predictions_are_scored_at_the_size_they_were_made_for(trained, folder, capsys):
+    checkpoint = trained / "runs/tiny/first/checkpoints/last.ckpt"
+    size = ["--data.eval_size", "[32,48]"]
+    assert m2h("predict", "--config", "tiny.yaml", "--ckpt_path", checkpoint, *size, "--save", "small") == 0
+    assert "add --data.eval_size [32,48]" in refused(capsys, "--pred", "small", "--config", "tiny.yaml")
+    inputs = [*size, "--data.eval_labels", "input"]
+    error = refused(capsys, "--pred", "small", "--config", "tiny.yaml", *inputs)
+    assert 'add --data.eval_labels "own"' in error
+    assert m2h("evaluate", "--pred", "small", "--config", "tiny.yaml", *size) == 0
+    assert result_of(folder / "small/result.json")["data"]["eval_size"] == [32, 48]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: about["tasks"]["semseg"].update(classes=5),
+        lambda about: about["tasks"]["normals"].update(axes="x,-y,-z"),
+        lambda about: about["tasks"]["depth"].update(folder="../elsewhere"),
+        lambda about: about.pop("samples"),
+    ],
+)
+def test_a_changed_predictions_json_is_told(change, pred, capsys):
+    about = result_of(pred / "predictions.json")
+    change(about)
+    (pred / "predictions.json").write_text(json.dumps(about))
+    assert "predictions.json: " in refused(capsys, "--pred", pred, "--config", "tiny.yaml")
+
+
+def test_predictions_of_other_files_of_the_set_are_noted(pred, capsys):
+    about = result_of(pred / "predictions.json")
+    about["data"]["test_fingerprint"] = "planes of last year"
+    (pred / "predictions.json").write_text(json.dumps(about))
+    assert m2h("evaluate", "--pred", pred, "--config", "tiny.yaml") == 0
+    assert "note: the predictions were made from planes of last year" in capsys.readouterr().out
+
+
+def test_an_array_whose_header_asks_for_all_memory_is_damaged(pred, capsys):
+    path = next((pred / "depth").glob("*.npy"))
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((1, 1), np.float32)) | {"shape": (10**6, 10**6)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    error = refused(capsys, "--pred", pred, "--config", "tiny.yaml")
+    assert str(path) in error and "corrupt or cut off" in error
+
+
+def test_a_full_disk_is_one_line(trained, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("12288 requested and 6112 written")
+
+    monkeypatch.setattr(np, "save", full)
+    checkpoint = trained / "runs/tiny/first/checkpoints/last.ckpt"
+    assert m2h("predict", "--config", "tiny.yaml", "--ckpt_path", checkpoint, "--save", "there") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "cannot be written (12288 requested and 6112 written): free space" in error

@@ -70,6 +70,33 @@ def test_metrics_do_not_depend_on_the_batch_size(tmp_path):
             assert value == pytest.approx(three[key], rel=1e-4, abs=1e-4), key
 
 
+def test_the_validation_loss_weighs_batches_by_their_pixels(tmp_path):
+    """Batches of three and of one image: the mean loss is that of single images, and not the mean of two batches."""
+    L.seed_everything(0)
+    module = tiny_module(tasks=["normals"])
+
+    class FourPlanes(Planes):
+        def dataset(self, split):
+            return PlaneScenes(4, seed=2)
+
+    one, three = (trainer(tmp_path).test(module, FourPlanes(eval_batch_size=n), verbose=False)[0] for n in (1, 3))
+    assert three["test/normals/loss"] == pytest.approx(one["test/normals/loss"], rel=1e-5)
+    sample = [trainer(tmp_path).test(module, OneOf(FourPlanes(), i), verbose=False)[0] for i in range(4)]
+    assert len({round(each["test/normals/loss"], 6) for each in sample}) > 1, "else any weights would do"
+    assert one["test/normals/loss"] == pytest.approx(np.mean([each["test/normals/loss"] for each in sample]), rel=1e-5)
+
+
+class OneOf(Planes):
+    """One sample of another data module."""
+
+    def __init__(self, data, index):
+        super().__init__()
+        self.data, self.index = data, index
+
+    def dataset(self, split):
+        return torch.utils.data.Subset(self.data.dataset(split), [self.index])
+
+
 @pytest.mark.parametrize("tasks", [["depth"], ["edges", "semseg"]])
 def test_any_subset_of_tasks(tmp_path, tasks):
     module = tiny_module(tasks=tasks)

@@ -64,7 +64,7 @@ def saved(folder, form="files", ids=IDS, size=SIZE):
     for name, values in written.items():
         formats.write_prediction(folder, form, name, values)
     about = formats.describe(form, list(FACTS["tasks"]), FACTS)
-    formats.finish(folder, {**about, "data": {"name": "planes"}, "split": "test"})
+    formats.finish(folder, {**about, "data": {"name": "planes"}, "split": "test", "samples": len(ids)})
     return written
 
 

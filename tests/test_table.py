@@ -384,3 +384,12 @@ def test_the_verb_answers_without_torch(nyud):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=nyud, check=True)
     assert "HEAVY [] CODE 0" in done.stdout
+
+
+def test_a_test_of_a_part_of_the_split_is_not_ranked_with_the_whole(here, capsys):
+    whole, part = result(), result()
+    part["metrics"]["test"]["images"] = 6
+    write_run(here, "x/a", whole)
+    write_run(here, "x/b", part)
+    groups = tables(output(capsys, "x"))
+    assert len(groups) == 2, "each is a group of its own"

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import SumMetric
 
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
@@ -160,9 +160,9 @@ class M2HModule(L.LightningModule):
         self.backbone_weights = self.net.backbone.source
         self.evaluators = nn.ModuleDict()
         self._make_evaluators(details=False)
-        # A NaN must show, not be left out: nan_strategy "disable" keeps it in the mean.
-        self.losses = self._per_stage(lambda stage, task: MeanMetric(nan_strategy="disable"))
-        self.valid = self._per_stage(lambda stage, task: SumMetric(nan_strategy="disable"))
+        # Two sums instead of a MeanMetric: a NaN must show, and with nan_strategy "disable" a mean forgets its weights.
+        self.losses = self._per_stage(lambda stage, task: SumMetric(nan_strategy="disable").set_dtype(torch.float64))
+        self.valid = self._per_stage(lambda stage, task: SumMetric(nan_strategy="disable").set_dtype(torch.float64))
 
     def _make_evaluators(self, details: bool) -> None:
         """Make the metrics of both stages.
@@ -281,7 +281,7 @@ class M2HModule(L.LightningModule):
                 continue
             valid = task.valid_pixels(batch[name]).sum()
             self.valid[stage][name].update(valid)  # type: ignore[index]
-            self.losses[stage][name].update(task.loss(raw[name], batch[name]), valid)  # type: ignore[index]
+            self.losses[stage][name].update(task.loss(raw[name], batch[name]).double() * valid)  # type: ignore[index]
         self.evaluator(stage).update(predictions, batch, self._window_grid(batch))
         return predictions
 
@@ -314,7 +314,7 @@ class M2HModule(L.LightningModule):
                 warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
                 valid, loss = self.valid[stage][name].compute(), self.losses[stage][name].compute()  # type: ignore[index]
             if valid > 0:
-                losses[name] = loss
+                losses[name] = loss / valid
             self.valid[stage][name].reset()  # type: ignore[index]
             self.losses[stage][name].reset()  # type: ignore[index]
         self.evaluator(stage).reset()

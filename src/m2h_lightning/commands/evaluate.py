@@ -104,7 +104,8 @@ class Evaluation:
         self.data.setup("test")
         self.dataset = self.data.dataset(options.split)
         ids = sample_ids(self.dataset)
-        self.found = find(options.pred, ids, self.facts, options.split, options.tasks, options.pattern)
+        sizes = {"eval_size": self.data.eval_size and list(self.data.eval_size), "eval_labels": self.data.eval_labels}
+        self.found = find(options.pred, ids, {**self.facts, **sizes}, options.split, options.tasks, options.pattern)
         self._check_missing(len(ids))
         self.conventions = self._conventions()
         self.reader = PredictionReader(len(self.facts["classes"]), self.conventions)
@@ -230,11 +231,21 @@ class Evaluation:
 
         return temporal_scores(frame, pairs)
 
+    def _partial(self) -> bool:
+        """Whether this is less than a complete set of one method's predictions."""
+        unfinished = (self.found.root / UNFINISHED).exists()
+        return unfinished or any(task.missing for task in self.found.tasks.values())
+
     # ── after ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _notes(self, metrics: dict[str, float], headlines: dict[str, dict[str, Any]]) -> list[str]:
         """Return what a reader of the scores should know."""
         lines = []
+        if (self.found.root / UNFINISHED).exists():
+            lines.append("partial: m2h predict was interrupted here; the files may be of more than one run")
+        made_of = self.found.about and self.found.about["data"].get("test_fingerprint")
+        if made_of and made_of != self.data.test_fingerprint:
+            lines.append(f"the predictions were made from {made_of}, the labels are of {self.data.test_fingerprint}")
         for name, task in self.found.tasks.items():
             if task.missing:
                 lines.append(f"{name}: partial, {len(task.missing)} files missing ({few(task.missing)}); not scored")
@@ -252,7 +263,7 @@ class Evaluation:
 
     def _write(self, metrics: dict[str, float], headlines: dict[str, dict[str, Any]], notes: list[str]) -> None:
         """Write the result, in the form of a run's."""
-        partial = any(task.missing for task in self.found.tasks.values())
+        partial = self._partial()
         data = {"module": type(self.data).__name__, **self.data.description}
         if partial:  # so that nothing compares it with the whole split
             data["test"] = f"{int(metrics[f'{self.options.split}/images'])} samples with predictions, partial"

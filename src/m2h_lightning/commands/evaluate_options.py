@@ -110,6 +110,8 @@ def read_options(words: list[str]) -> EvaluateOptions:
         for key in ("depth_scale", "normal_axes", "semseg_offset", "semseg_palette")
         if getattr(values, f"pred_{key}") is not None
     }
+    if not -255 <= meant.get("semseg_offset", 0) <= 255:
+        raise ConfigError(f"--pred-semseg-offset is {meant['semseg_offset']}; give -255 to 255")
     pred = Path(values.pred).expanduser()
     if not pred.is_dir():
         what = "is a file" if pred.exists() else "does not exist"

@@ -359,6 +359,8 @@ class TrainingCLI(LightningCLI):
             config["enable_checkpointing"] = False  # Lightning would leave a checkpoint of the one trial batch
         checkpoints = config.get("enable_checkpointing") is not False
         save = (self.options.save, self.options.save_format) if self.arguments.verb == "predict" else (None, "files")
+        if save[0] is not None and not save[0].strip():
+            raise ConfigError("--save is empty; give a folder for the predictions")
         if save[0] is None and save[1] != "files":
             raise ConfigError("save_format says how --save writes; add --save FOLDER")
         callbacks += default_callbacks(self.arguments.verb, self.folder, run, callbacks, checkpoints, *save)

@@ -86,8 +86,8 @@ class BaseDataModule(L.LightningDataModule):
             if given is None:
                 raise ConfigError(f"data.{key} is null; leave the key out to have its default")
         for key, size in (("crop", crop), ("eval_size", eval_size)):
-            if size is not None and min(size) < 16:
-                raise ConfigError(f"data.{key} is {list(size)}; height and width must be at least 16 pixels")
+            if size is not None and not (min(size) >= 16 and max(size) <= 16384):
+                raise ConfigError(f"data.{key} is {list(size)}; height and width must be at least 16 and at most 16384 pixels")
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),

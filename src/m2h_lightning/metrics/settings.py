@@ -18,6 +18,10 @@ NYUD_MAX_DIST, MAX_DIST = 0.011, 0.0075
 """Tolerance of boundary matching, as a share of the image's diagonal: on NYUDv2, and on every other set (SEISM)."""
 
 
+MAX_TRIMAP = 1000
+"""Widest band around label borders in pixels; papers use up to some tens."""
+
+
 @dataclass
 class MetricsConfig:
     """How predictions are scored. Every score is computed under ``pooled`` and ``per_image`` in one pass.
@@ -66,8 +70,8 @@ class MetricsConfig:
                 raise ConfigError(f"metrics.{key} is {getattr(self, key)!r}; choose from {', '.join(choices)}")
         if self.cap is not None and not 0 < self.cap < math.inf:
             raise ConfigError(f"metrics.cap is {self.cap}; give a depth above 0, or null")
-        if self.trimap is not None and self.trimap < 1:
-            raise ConfigError(f"metrics.trimap is {self.trimap}; give a number of pixels of at least 1, or null")
+        if self.trimap is not None and not 1 <= self.trimap <= MAX_TRIMAP:
+            raise ConfigError(f"metrics.trimap is {self.trimap}; give 1 to {MAX_TRIMAP} pixels, or null")
         if self.max_dist is not None and not 0 < self.max_dist < 1:
             raise ConfigError(f"metrics.max_dist is {self.max_dist}; give a share of the diagonal such as 0.0075")
         if self.workers is not None and self.workers < 0:

@@ -13,7 +13,7 @@ import numpy as np
 
 from m2h_lightning.data.sources.values import few
 from m2h_lightning.errors import ConfigError, DataError
-from m2h_lightning.predictions.formats import FORMAT_VERSION, PREDICTIONS_JSON
+from m2h_lightning.predictions.formats import FORMAT_VERSION, PREDICTIONS_JSON, UNFINISHED
 from m2h_lightning.predictions.names import escape, flatten
 
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -90,6 +90,11 @@ def read_about(root: Path) -> dict[str, Any] | None:
         places = [entry["folder"] + entry["suffix"] for entry in about["tasks"].values()]
         texts = (about["data"]["name"], about["split"], *places)
         known = about["format_version"] == FORMAT_VERSION and all(isinstance(text, str) for text in texts)
+        known &= isinstance(about["samples"], int)
+        known &= all(isinstance(entry.get("classes", []), list) for entry in about["tasks"].values())
+        # Files elsewhere, or normals in another frame, were not written by this package.
+        known &= not any(place.startswith("/") or ".." in place.split("/") for place in places)
+        known &= about["tasks"].get("normals", {}).get("axes", "x,y,z") == "x,y,z"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not readable ({type(error).__name__}: {error}); predict again, or delete it to have the folder "
@@ -116,6 +121,14 @@ def check_about(about: dict[str, Any], facts: dict[str, Any], split: str, root: 
         if theirs is not None and theirs != ours:
             raise ConfigError(
                 f"{path}: the {what} of the predictions is '{theirs}', of the labels '{ours}'; choose labels that fit"
+            )
+    for key in ("eval_size", "eval_labels") if facts.get("eval_size") or about["data"].get("eval_size") else ():
+        theirs = about["data"].get(key)
+        if theirs != facts.get(key):
+            shown = json.dumps(theirs, separators=(",", ":"))
+            raise ConfigError(
+                f"{path}: the predictions were made with data.{key} {shown}, the labels are read with "
+                f"{json.dumps(facts.get(key))}; add --data.{key} {shown}"
             )
     theirs = tasks.get("semseg", {}).get("classes")
     if theirs is not None and list(theirs) != list(facts["classes"]):
@@ -209,7 +222,7 @@ def find(root: Path, ids: list[str], facts: dict[str, Any], split: str, tasks: l
     Args:
         root: The folder of predictions.
         ids: All sample ids of the split.
-        facts: Facts of the data set.
+        facts: Facts of the data set, and ``eval_size`` and ``eval_labels`` of its labels.
         split: "test" or "val".
         tasks: Tasks to score; None takes those that are there.
         pattern: Name of a sample's file without suffix; ``{id}`` is its id, ``{name}`` the last part of it.
@@ -232,6 +245,7 @@ def find(root: Path, ids: list[str], facts: dict[str, Any], split: str, tasks: l
     about = read_about(root)
     if about is not None:
         check_about(about, facts, split, root)
+    complete = about is not None and not (root / UNFINISHED).exists()
     found: dict[str, FoundTask] = {}
     for task in facts["tasks"]:
         if task not in FOLDERS or (tasks is not None and task not in tasks):
@@ -244,6 +258,11 @@ def find(root: Path, ids: list[str], facts: dict[str, Any], split: str, tasks: l
                 continue
             if best is None or len(match.files) > len(best.files):
                 best = match
+        if complete and best is not None and about is not None and len(best.files) > about["samples"]:
+            raise DataError(
+                f"{best.folder}: holds {len(best.files)} predictions of the split, the run of {PREDICTIONS_JSON} wrote "
+                f"{about['samples']}: others are of an earlier run; predict again into a new folder"
+            )
         if best is not None and (best.files or (tasks is not None)):
             found[task] = best
         elif tasks is not None:

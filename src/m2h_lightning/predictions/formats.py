@@ -124,7 +124,13 @@ def write_prediction(folder: Path, form: SaveFormat, name: str, arrays: dict[str
         kind = FORMATS[form][task]
         stored = encode(task, values, kind.suffix)
         for place in kind.folders:
-            write_array(folder / place / f"{escape(name)}{kind.suffix}", stored)
+            path = folder / place / f"{escape(name)}{kind.suffix}"
+            try:
+                write_array(path, stored)
+            except OSError as error:  # NumPy's own has no number when the disk is full
+                raise DataError(
+                    f"{path} cannot be written ({error.strerror or error}): free space, or predict into another folder"
+                ) from error
 
 
 def start(folder: Path) -> None:

@@ -316,5 +316,5 @@ def _read_npz(task: str, path: Path) -> np.ndarray:
             return array
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {AGAIN}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, KeyError) as error:
         raise DataError(f"{path}: corrupt or cut off ({str(error).splitlines()[0]}); {AGAIN}") from None

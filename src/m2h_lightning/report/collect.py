@@ -19,6 +19,7 @@ CONDITIONS: dict[str, str] = {
     "name": "data set",
     "fingerprint": "data",
     "test": "test samples",
+    "images": "number of test images",
     "depth_unit": "unit of depth",
     "edge_rule": "rule of edges",
     "eval_size": "input size",
@@ -214,7 +215,9 @@ def _parse(path: Path, content: dict[str, Any]) -> Run:
         metrics=scores,
         headlines=headlines,
         protocol=None if evaluation is None else str(evaluation["protocol"]),
-        conditions=None if evaluation is None else _conditions(evaluation, data),
+        conditions=None
+        if evaluation is None
+        else _conditions(evaluation, data, content["metrics"][STAGE].get("images")),
         data=str(data.get("name") or "unknown data"),
         backbone=None if network is None else _backbone(network),
         label=str(content["name"]) if content.get("name") else None,
@@ -241,14 +244,18 @@ def _old_headline(task: str, scores: dict[str, float | None]) -> Headline | None
     return None if key is None else Headline({"pooled": key}, task in ("semseg", "edges"))
 
 
-def _conditions(evaluation: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what has to be alike; numbers as floats, so that 10 and 10.0 are."""
+def _conditions(evaluation: Mapping[str, Any], data: Mapping[str, Any], images: Any) -> dict[str, Any]:
+    """Return what has to be alike; numbers as floats, so that 10 and 10.0 are.
+
+    The number of images tells a test of a part of the split (``trainer.limit_test_batches``).
+    """
     size = evaluation.get("eval_size", data.get("eval_size"))
     labels = evaluation.get("labels", data.get("eval_labels")) or "own"
     found = {
         **{key: data.get(key) for key in ("name", "test", "depth_unit", "edge_rule")},
         # What is held out of the training samples does not change the official test samples.
         "fingerprint": data.get("test_fingerprint", data.get("fingerprint")),
+        "images": images,
         "eval_size": size,
         "labels": "own" if size is None else labels,  # without a size of its own the input is as large as its labels
         "crop": evaluation["crop"],
