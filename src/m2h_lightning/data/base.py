@@ -87,7 +87,8 @@ class BaseDataModule(L.LightningDataModule):
                 raise ConfigError(f"data.{key} is null; leave the key out to have its default")
         for key, size in (("crop", crop), ("eval_size", eval_size)):
             if size is not None and not (min(size) >= 16 and max(size) <= 16384):
-                raise ConfigError(f"data.{key} is {list(size)}; height and width must be at least 16 and at most 16384 pixels")
+                limits = "at least 16 and at most 16384 pixels"
+                raise ConfigError(f"data.{key} is {list(size)}; height and width must be {limits}")
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),

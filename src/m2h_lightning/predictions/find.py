@@ -163,6 +163,8 @@ def _listing(folder: Path) -> dict[str, dict[str, Path]]:
             if name.startswith("."):
                 continue
             path = Path(place, name)
+            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+                continue
             stem = path.relative_to(folder).as_posix().removesuffix(path.suffix)
             found.setdefault(stem, {})[path.suffix.lower()] = path
     return found

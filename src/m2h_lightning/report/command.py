@@ -82,6 +82,8 @@ def main_table(argv: list[str]) -> int:
     options = Options(args.protocol, args.metrics, args.variant, args.paper, args.mean, args.sort)
     table = build(runs, singles, options, [*notes, *more])
     ending = ENDINGS.get(args.out.suffix.lower()) if args.out is not None else None
+    if args.out is not None and ending is None:
+        raise ConfigError(f"--out {args.out}: a table ends in {', '.join(ENDINGS)}; choose such a name")
     text = FORMATS[args.format or ending or "markdown"](table)
     if args.out is None:
         print(text, end="")
