@@ -65,12 +65,12 @@ def result_of(path):
 
 
 def flat(tree, prefix=""):
-    """Yield "task/metric" and its value; a metric that has parts is itself the "total" among them."""
+    """Yield "task/metric" and its value."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}/")
         else:
-            yield f"{prefix}{key}".removesuffix("/total"), value
+            yield f"{prefix}{key}", value
 
 
 def scores_of(path, stage="test"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
@@ -17,6 +16,7 @@ from torchmetrics import SumMetric
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.errors import ConfigError, DataError, did_you_mean
 from m2h_lightning.metrics import MetricsConfig, WindowGrid
+from m2h_lightning.metrics.protocol import unscored_is_no_fault
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.network.padding import at_label_size
 from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, Evaluator, LossConfig, Task, build_tasks, masked_mean
@@ -310,8 +310,7 @@ class M2HModule(L.LightningModule):
         # Every process computes all of them: compute() is where processes add up their states.
         scores = self.evaluator(stage).compute()
         for name in self.tasks:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+            with unscored_is_no_fault():
                 valid, loss = self.valid[stage][name].compute(), self.losses[stage][name].compute()  # type: ignore[index]
             if valid > 0:
                 losses[name] = loss / valid

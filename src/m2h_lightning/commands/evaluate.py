@@ -24,7 +24,6 @@ from m2h_lightning.data.transforms import EvalTransform
 from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.metrics import MetricsConfig
 from m2h_lightning.predictions.find import Found, find
-from m2h_lightning.predictions.formats import UNFINISHED
 from m2h_lightning.predictions.values import Conventions, PredictionReader
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.tasks import Evaluator, build_tasks
@@ -134,7 +133,7 @@ class Evaluation:
         Raises:
             DataError: Files are missing, or were being written when something interrupted that.
         """
-        if (self.found.root / UNFINISHED).exists() and not self.options.partial:
+        if self.found.unfinished and not self.options.partial:
             raise DataError(
                 f"{self.found.root}: m2h predict was interrupted while it wrote here; run it again to its end, or "
                 "score what is there with --partial"
@@ -233,15 +232,14 @@ class Evaluation:
 
     def _partial(self) -> bool:
         """Whether this is less than a complete set of one method's predictions."""
-        unfinished = (self.found.root / UNFINISHED).exists()
-        return unfinished or any(task.missing for task in self.found.tasks.values())
+        return self.found.unfinished or any(task.missing for task in self.found.tasks.values())
 
     # ── after ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _notes(self, metrics: dict[str, float], headlines: dict[str, dict[str, Any]]) -> list[str]:
         """Return what a reader of the scores should know."""
         lines = []
-        if (self.found.root / UNFINISHED).exists():
+        if self.found.unfinished:
             lines.append("partial: m2h predict was interrupted here; the files may be of more than one run")
         made_of = self.found.about and self.found.about["data"].get("test_fingerprint")
         if made_of and made_of != self.data.test_fingerprint:

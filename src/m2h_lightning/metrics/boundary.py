@@ -12,8 +12,8 @@ from torchmetrics import Metric
 
 from m2h_lightning.boundaries.counts import Count, Image
 from m2h_lightning.boundaries.maps import THRESHOLDS
-from m2h_lightning.errors import ConfigError, DataError
-from m2h_lightning.metrics.protocol import Sizes, require_finite
+from m2h_lightning.errors import ConfigError
+from m2h_lightning.metrics.protocol import Sizes, require_probabilities
 from m2h_lightning.processes import Crew, cores
 
 LARGE_IMAGE = 100_000
@@ -99,13 +99,7 @@ class BoundaryScore(Metric):
             label = target[index, 0, :height, :width]
             guess = prediction[index, 0, :height, :width].float()
             known = label <= 1
-            require_finite(guess, known, "edges")
-            wrong = ((guess < 0) | (guess > 1)) & known
-            if wrong.any():
-                raise DataError(
-                    f"the prediction of edges is outside [0, 1] at {int(wrong.sum())} scored pixels; "
-                    "give probabilities, not logits"
-                )
+            require_probabilities(guess, known, "edges")
             levels = (255 * guess.nan_to_num(0).clamp(0, 1)).round().byte().cpu().numpy()
             labels = torch.where(known, label, 255).byte().cpu().numpy()
             self._count(Image(levels, labels))

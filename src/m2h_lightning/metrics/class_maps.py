@@ -12,8 +12,6 @@ from m2h_lightning.metrics.protocol import any_true, count_bins, require_finite,
 
 _BLOCK = 1 << 13
 
-"""At 40 classes the arg max costs more than what follows; inside this context all metrics share one."""
-
 
 def check_classes(classes: int) -> int:
     """Return the number of classes, refusing those that bytes with 255 for "ignore" cannot number.
@@ -35,15 +33,13 @@ def class_map(logits: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         uint8 classes B×H×W, and the largest logits B×H×W: NaN or infinite where a logit is NaN or +∞, or all are −∞.
     """
-    return shared(_class_map, logits)
-
-
-def _class_map(logits: Tensor) -> tuple[Tensor, Tensor]:
-    return _largest(logits.detach())
+    # At 40 classes the arg max costs more than what follows: metrics share one.
+    return shared(_largest, logits)
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return uint8 class and value of the largest logit, B×H×W each; the first of equal ones."""
+    logits = logits.detach()
     rows = logits.permute(0, 2, 3, 1)
     if logits.device.type != "cpu" or logits.dtype != torch.float32 or not rows.is_contiguous():
         peak, label = logits.max(1)

@@ -16,7 +16,7 @@ from m2h_lightning.errors import DataError
 from m2h_lightning.geometry import resize_intrinsics
 from m2h_lightning.labels import IGNORE
 from m2h_lightning.metrics.class_maps import class_map
-from m2h_lightning.metrics.normals import known_normals, planar
+from m2h_lightning.metrics.normals import Vectors, angle_of_planes, known_normals, planar
 from m2h_lightning.metrics.protocol import (
     ProtocolMetric,
     Sizes,
@@ -25,9 +25,6 @@ from m2h_lightning.metrics.protocol import (
     require_same_shape,
     zero_outside,
 )
-
-Vectors = tuple[Tensor, Tensor, Tensor]
-"""x, y and z of a field of vectors, H×W each."""
 
 
 def finite_where(values: Tensor, valid: Tensor, name: str) -> Tensor:
@@ -45,22 +42,6 @@ def finite_where(values: Tensor, valid: Tensor, name: str) -> Tensor:
         return values
     require_finite(values, valid, name)
     return zero_outside(values, valid)
-
-
-def angle_deg(a: Vectors, b: Vectors) -> Tensor:
-    """Return the angle between vectors of any length: atan2(‖a × b‖, a · b), exact near 0° and 180° in float32.
-
-    Shapes: 2 × 3 × (H×W) → H×W, in degrees; 90 where a vector has no length, which is right and wrong alike.
-    """
-    (ax, ay, az), (bx, by, bz) = a, b
-    square: Tensor | None = None
-    for p, q, r, s in ((ay, bz, az, by), (az, bx, ax, bz), (ax, by, ay, bx)):
-        # Products and their difference, each rounded alone: of equal vectors nothing is left, unlike of a fused step.
-        part = (p * q).sub_(r * s)
-        square = part.square_() if square is None else square.addcmul_(part, part)
-    assert square is not None
-    # The smallest of angles instead of none: atan2(tiny, 0) is 90°, atan2(0, 0) would be 0°.
-    return torch.atan2(square.sqrt_().add_(1e-30), (ax * bx).addcmul_(ay, by).addcmul_(az, bz)).mul_(180 / torch.pi)
 
 
 def normals_of_depth(depth: Tensor, intrinsics: Tensor, stride: int = 1) -> Vectors:
@@ -214,7 +195,7 @@ class DepthNormalConsistency(ProtocolMetric):
         sums = []
         for z, n in ((depth, inner), (true_depth, true_inner)):
             # What is not finite here lies where a depth is not known: scored predictions are finite, as asked above.
-            angle = angle_deg(normals_of_depth(z, intrinsics, self.stride), n.unbind())  # type: ignore[arg-type]
+            angle = angle_of_planes(normals_of_depth(z, intrinsics, self.stride), n.unbind())  # type: ignore[arg-type]
             sums.append(angle.nan_to_num_(0.0).mul_(share).sum(dtype=torch.float64))
         return torch.stack([*sums, share.sum(dtype=torch.float64)])
 

@@ -7,15 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2h_lightning.errors import ConfigError, DataError
-from m2h_lightning.metrics.protocol import (
-    ProtocolMetric,
-    Sizes,
-    any_true,
-    count_bins,
-    require_finite,
-    require_same_shape,
-)
+from m2h_lightning.errors import ConfigError
+from m2h_lightning.metrics.protocol import ProtocolMetric, Sizes, count_bins, require_probabilities, require_same_shape
 
 
 class EdgeFScore(ProtocolMetric):
@@ -66,12 +59,7 @@ class EdgeFScore(ProtocolMetric):
         """
         require_same_shape(prediction, target, "edges")
         known = target <= 1
-        wrong = known & ~((prediction >= 0) & (prediction <= 1))
-        if any_true(wrong):
-            require_finite(prediction, known, "edges")
-            raise DataError(
-                f"the prediction of edges is outside [0, 1] at {int(wrong.sum())} scored pixels; give probabilities"
-            )
+        require_probabilities(prediction, known, "edges")
         level = (prediction.float() * self.bins).int().clamp_(max=self.bins - 1)
         index = level.add_((target > 0.5).view(torch.uint8), alpha=self.bins)
         self.add(count_bins(index, known, 2 * self.bins).unflatten(1, (2, self.bins)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -91,6 +92,26 @@ def require_finite(values: Tensor, valid: Tensor, name: str) -> None:
         raise DataError(f"the prediction of {name} is NaN or infinite at {int(bad.sum())} scored pixels")
 
 
+def require_probabilities(values: Tensor, valid: Tensor, name: str) -> None:
+    """Refuse a prediction that is no probability where it counts.
+
+    Args:
+        values: Prediction of any shape.
+        valid: Boolean mask of the scored pixels, of the same shape.
+        name: What is predicted, for the message.
+
+    Raises:
+        DataError: A scored value is NaN or infinite, or outside [0, 1].
+    """
+    wrong = valid & ~((values >= 0) & (values <= 1))
+    if any_true(wrong):
+        require_finite(values, valid, name)
+        raise DataError(
+            f"the prediction of {name} is outside [0, 1] at {int(wrong.sum())} scored pixels; "
+            "give probabilities, not logits"
+        )
+
+
 def require_same_shape(prediction: Tensor, target: Tensor, name: str) -> None:
     """Refuse a prediction whose shape is not the label's; broadcasting would score it against the wrong pixels.
 
@@ -152,10 +173,18 @@ def _numbered_from_1(index: Tensor, valid: Tensor) -> Tensor:
     return ((index + 1) * valid.view(torch.uint8)).flatten(1)
 
 
+@contextmanager
+def unscored_is_no_fault() -> Iterator[None]:
+    """Let ``compute`` be called on what was never scored: NaN is the answer, and torchmetrics would warn of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+        yield
+
+
 class ProtocolMetric(Metric):
     """A metric whose scores are functions of sums over pixels, under every protocol in one pass.
 
-    A subclass says which sums an image has (:meth:`statistics`) and which scores follow from sums (:meth:`scores`).
+    A subclass gives the sums of each image to :meth:`add` and says which scores follow from sums (:meth:`scores`).
     Pooled scores are those of the sums over all images; per-image scores are means over the images on which they are
     defined (not NaN); per-batch scores, if asked for, are means over batches. All states add up: over batches, and over
     the processes of a distributed run, whatever the number of images of each.

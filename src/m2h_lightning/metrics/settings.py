@@ -17,7 +17,6 @@ SUFFIXES: dict[str, str] = {"pooled": "", "per_image": "_per_image", "per_batch"
 NYUD_MAX_DIST, MAX_DIST = 0.011, 0.0075
 """Tolerance of boundary matching, as a share of the image's diagonal: on NYUDv2, and on every other set (SEISM)."""
 
-
 MAX_TRIMAP = 1000
 """Widest band around label borders in pixels; papers use up to some tens."""
 
@@ -76,11 +75,6 @@ class MetricsConfig:
             raise ConfigError(f"metrics.max_dist is {self.max_dist}; give a share of the diagonal such as 0.0075")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"metrics.workers is {self.workers}; give at least 0, or null")
-
-    @property
-    def suffix(self) -> str:
-        """What the heading protocol adds to the name of a metric."""
-        return SUFFIXES[self.protocol]
 
     @property
     def per_batch(self) -> bool:

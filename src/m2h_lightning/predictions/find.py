@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,11 @@ class Found:
     root: Path
     tasks: dict[str, FoundTask]
     about: dict[str, Any] | None = None
-    _sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something interrupted the run that wrote here: files may be missing, or of more than one run."""
+        return (self.root / UNFINISHED).exists()
 
     def digest(self) -> str:
         """Return a short text that changes with the list of files and their sizes."""
@@ -247,7 +251,6 @@ def find(root: Path, ids: list[str], facts: dict[str, Any], split: str, tasks: l
     about = read_about(root)
     if about is not None:
         check_about(about, facts, split, root)
-    complete = about is not None and not (root / UNFINISHED).exists()
     found: dict[str, FoundTask] = {}
     for task in facts["tasks"]:
         if task not in FOLDERS or (tasks is not None and task not in tasks):
@@ -260,7 +263,7 @@ def find(root: Path, ids: list[str], facts: dict[str, Any], split: str, tasks: l
                 continue
             if best is None or len(match.files) > len(best.files):
                 best = match
-        if complete and best is not None and about is not None and len(best.files) > about["samples"]:
+        if best is not None and about is not None and len(best.files) > about["samples"]:
             raise DataError(
                 f"{best.folder}: holds {len(best.files)} predictions of the split, the run of {PREDICTIONS_JSON} wrote "
                 f"{about['samples']}: others are of an earlier run; predict again into a new folder"

@@ -22,7 +22,6 @@ from m2h_lightning.files import atomic
 from m2h_lightning.predictions.names import escape
 
 SaveFormat = Literal["files", "seism"]
-SAVE_FORMATS: tuple[SaveFormat, ...] = ("files", "seism")
 
 PREDICTIONS_JSON = "predictions.json"
 """Beside the folders of the tasks; written last, so a folder that has it is complete."""

@@ -81,10 +81,8 @@ def main_table(argv: list[str]) -> int:
         _check_target(args.out, [*runs, *singles])
     options = Options(args.protocol, args.metrics, args.variant, args.paper, args.mean, args.sort)
     table = build(runs, singles, options, [*notes, *more])
-    ending = ENDINGS.get(args.out.suffix.lower()) if args.out is not None else None
-    if args.out is not None and ending is None:
-        raise ConfigError(f"--out {args.out}: a table ends in {', '.join(ENDINGS)}; choose such a name")
-    text = FORMATS[args.format or ending or "markdown"](table)
+    by_name = "markdown" if args.out is None else ENDINGS[args.out.suffix.lower()]
+    text = FORMATS[args.format or by_name](table)
     if args.out is None:
         print(text, end="")
         return 0
@@ -105,8 +103,9 @@ def _check_target(path: Path, runs: Sequence[Run]) -> None:
     """
     if not path.parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.parent}; create it")
-    if path.suffix.lower() not in ENDINGS and path.exists():
-        raise ConfigError(f"--out {path}: exists and is no table ({', '.join(ENDINGS)}); choose another name")
+    if path.suffix.lower() not in ENDINGS:
+        what = "exists and is no table" if path.exists() else "is no name of a table"
+        raise ConfigError(f"--out {path}: {what} ({', '.join(ENDINGS)}); choose another name")
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ConfigError(f"--out {path}: is no plain file; choose another name")
     if any(path.exists() and os.path.samefile(path, run.path) for run in runs):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from m2h_lightning.errors import DataError
 from m2h_lightning.metrics.cross import build_cross
-from m2h_lightning.metrics.protocol import share_work
+from m2h_lightning.metrics.protocol import share_work, unscored_is_no_fault
 from m2h_lightning.metrics.seams import WindowGrid
 from m2h_lightning.metrics.settings import SUFFIXES, MetricsConfig
 from m2h_lightning.tasks.base import Task
@@ -106,19 +104,14 @@ class Evaluator(nn.Module):
 
         Every process has to call it: this is where processes add up their states.
         """
-        with warnings.catch_warnings():
-            # Of a label that no image had, NaN is the answer; torchmetrics would warn of each metric.
-            warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
-            return self._compute()
-
-    def _compute(self) -> dict[str, Tensor]:
-        result: dict[str, Tensor] = {"images": self.images.compute()}
-        for name, metrics in self.metrics.items():
-            for metric in metrics.values():  # type: ignore[operator]
-                result.update({f"{name}/{key}": value for key, value in metric.compute().items()})
-        for metric in self.cross.values():
-            result.update(metric.compute())  # type: ignore[operator]
-        return {key: value if isinstance(value, Tensor) else torch.tensor(value) for key, value in result.items()}
+        with unscored_is_no_fault():
+            result: dict[str, Tensor] = {"images": self.images.compute()}
+            for name, metrics in self.metrics.items():
+                for metric in metrics.values():  # type: ignore[operator]
+                    result.update({f"{name}/{key}": value for key, value in metric.compute().items()})
+            for metric in self.cross.values():
+                result.update(metric.compute())  # type: ignore[operator]
+        return result
 
     def reset(self) -> None:
         """Forget everything added so far."""
