@@ -13,8 +13,10 @@ from m2h_lightning.callbacks.trivial import TrainingPriors, gradient_magnitude
 from m2h_lightning.data.raw import DepthCode, encode_normals
 from m2h_lightning.data.sample import collate
 from m2h_lightning.errors import ConfigError, DataError
-from m2h_lightning.module import M2HModule, OptimizerConfig, ScheduleConfig
+from m2h_lightning.module import M2HModule
 from m2h_lightning.network import BackboneConfig
+from m2h_lightning.objectives import Moment
+from m2h_lightning.recipe import OptimizerConfig, ScheduleConfig
 from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS
 from samples import Planes, PlaneScenes, tiny_module
 
@@ -110,18 +112,23 @@ def test_a_missing_label_adds_nothing_and_keeps_the_graph():
     module = tiny_module()
     batch = {"image": torch.randn(2, 3, 32, 32), "id": ["a", "b"], "depth": torch.rand(2, 1, 32, 32) + 1}
     raw = module.net(batch["image"])
-    losses = module._task_losses(raw, batch)
-    assert losses["depth"] > 0
-    assert all(losses[name] == 0 for name in ("semseg", "normals", "edges"))
-    module._total(losses).backward()
+    step = module.objective(raw, batch, Moment())
+    assert step.losses["depth"] > 0
+    assert all(step.losses[name] == 0 for name in ("semseg", "normals", "edges"))
+    assert {name for name, present in step.present.items() if present} == {"depth"}
+    step.total.backward()
     missing = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing, "a distributed run would wait for these gradients"
 
 
 def test_weights_scale_the_loss():
     module = tiny_module(loss_weights={"depth": 3.0, "edges": 0.0})
-    losses = {name: torch.tensor(1.0) for name in module.tasks}
-    assert float(module._total(losses)) == DEFAULT_LOSS_WEIGHTS["semseg"] + 3.0 + DEFAULT_LOSS_WEIGHTS["normals"]
+    batch = next(iter(Planes().train_dataloader()))
+    batch = Planes().on_after_batch_transfer(batch, 0)
+    step = module.objective(module.net(batch["image"]), batch, Moment())
+    weights = {"semseg": DEFAULT_LOSS_WEIGHTS["semseg"], "depth": 3.0, "normals": DEFAULT_LOSS_WEIGHTS["normals"]}
+    assert step.total.item() == pytest.approx(sum(w * step.losses[n].item() for n, w in weights.items()), rel=1e-6)
+    assert {name: float(weight) for name, weight in step.weights.items()} == {**weights, "edges": 0.0}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
 import lightning as L
@@ -19,68 +20,13 @@ from m2h_lightning.metrics import MetricsConfig, WindowGrid
 from m2h_lightning.metrics.protocol import unscored_is_no_fault
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.network.padding import at_label_size
-from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, Evaluator, LossConfig, Task, build_tasks, masked_mean
+from m2h_lightning.objectives import BalancingConfig, ConsistencyConfig, Moment, Objective, StepLosses
+from m2h_lightning.recipe import OptimizerConfig, ScheduleConfig, StageConfig, Timeline, make_optimizer
+from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, Evaluator, LossConfig, Task, build_tasks
 
 Config = TypeVar("Config")
 
-_CONFIGS = ("backbone", "wmca", "ggfm", "losses", "optimizer", "schedule", "metrics")
-
-
-@dataclass
-class OptimizerConfig:
-    """Optimiser.
-
-    Args:
-        name: AdamW (decoupled weight decay) or Adam (weight decay added to the gradient).
-        lr: Learning rate; trainable backbone parameters have it times ``model.backbone.lr_factor``.
-        weight_decay: Weight decay; norms, biases, position biases and embeddings have none.
-        betas: Decay rates of the running averages.
-    """
-
-    name: Literal["adamw", "adam"] = "adamw"
-    lr: float = 1e-4
-    weight_decay: float = 1e-2
-    betas: tuple[float, float] = (0.9, 0.999)
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"model.optimizer.lr is {self.lr}; it must be above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"model.optimizer.weight_decay is {self.weight_decay}; it must not be negative")
-
-
-@dataclass
-class ScheduleConfig:
-    """Learning-rate schedule, per optimiser step: linear warm-up, then the named decay.
-
-    Args:
-        name: "poly" (1 − t)^power, "cosine", or "constant".
-        warmup: Share of all steps over which the rate rises linearly from 0.
-        power: Exponent of "poly"; 0.9 in the InvPT protocol.
-        final_factor: The rate at the end, as a share of the peak.
-    """
-
-    name: Literal["poly", "cosine", "constant"] = "poly"
-    warmup: float = 0.02
-    power: float = 0.9
-    final_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"model.schedule.warmup is {self.warmup}; give the share of steps, 0 to below 1")
-        if not 0 <= self.final_factor <= 1:
-            raise ConfigError(f"model.schedule.final_factor is {self.final_factor}; give a number between 0 and 1")
-
-    def factor(self, step: int, total: int) -> float:
-        """Return the factor on the peak learning rate at ``step`` of ``total``."""
-        warmup = round(self.warmup * total)
-        if step < warmup:
-            return (step + 1) / warmup
-        t = min(1.0, (step - warmup) / max(1, total - warmup))
-        decay = {"poly": (1 - t) ** self.power, "cosine": 0.5 * (1 + math.cos(math.pi * t)), "constant": 1.0}[self.name]
-        return self.final_factor + (1 - self.final_factor) * decay
+_CONFIGS = ("backbone", "wmca", "ggfm", "losses", "balancing", "consistency", "optimizer", "schedule", "metrics")
 
 
 def _config(kind: type[Config], value: Config | dict[str, Any]) -> Config:
@@ -106,8 +52,15 @@ class M2HModule(L.LightningModule):
         compile: Compile the network with torch.compile, in place: checkpoints stay the same.
         losses: Choices inside the task losses.
         loss_weights: Weight per task; null and missing tasks take the defaults (semseg 1, depth 1, normals 2, edges 5).
+        balancing: How the task losses are balanced.
+        consistency: Losses between predictions.
         optimizer: Optimiser.
         schedule: Learning-rate schedule.
+        stages: Consecutive stages of the run, such as pre-training and fine-tuning; null is one stage.
+        ema: Decay of an exponential moving average of the weights, which is what is validated, tested and stored as
+            the model; null keeps none.
+        init_weights: Run folder or checkpoint whose network's weights training starts from.
+        init_partial: Take from ``init_weights`` what fits, and tell what does not, instead of refusing.
         metrics: How predictions are scored.
         facts: Facts of the data set; comes from the data module, or from the checkpoint.
     """
@@ -125,8 +78,14 @@ class M2HModule(L.LightningModule):
         compile: bool = False,
         losses: LossConfig = LossConfig(),  # noqa: B008
         loss_weights: dict[str, float] | None = None,
+        balancing: BalancingConfig = BalancingConfig(),  # noqa: B008
+        consistency: ConsistencyConfig = ConsistencyConfig(),  # noqa: B008
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
+        stages: list[StageConfig] | None = None,
+        ema: float | None = None,
+        init_weights: str | None = None,
+        init_partial: bool = False,
         metrics: MetricsConfig = MetricsConfig(),  # noqa: B008
         facts: dict[str, Any] | None = None,
     ) -> None:
@@ -136,17 +95,24 @@ class M2HModule(L.LightningModule):
         # A checkpoint's hyper-parameters are plain dictionaries: load_from_checkpoint hands them in as they are.
         backbone, wmca, ggfm = _config(BackboneConfig, backbone), _config(WMCAConfig, wmca), _config(GGFMConfig, ggfm)
         losses, metrics = _config(LossConfig, losses), _config(MetricsConfig, metrics)
+        balancing, consistency = _config(BalancingConfig, balancing), _config(ConsistencyConfig, consistency)
         optimizer, schedule = _config(OptimizerConfig, optimizer), _config(ScheduleConfig, schedule)
+        stages = [_config(StageConfig, stage) for stage in stages] if stages else None
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.save_hyperparameters({k: asdict(v) if k in _CONFIGS else v for k, v in arguments.items()}, logger=False)
+        plain = {k: asdict(v) if k in _CONFIGS else v for k, v in arguments.items()}
+        plain["stages"] = [asdict(stage) for stage in stages] if stages else None
+        # A checkpoint has its weights: where they once started must not be looked for again.
+        plain |= {"init_weights": None, "init_partial": False}
+        self.save_hyperparameters(plain, logger=False)
         self.facts = facts
         self.compile_network = compile
         self.optimizer_config = optimizer
-        self.schedule_config = schedule
         self.metrics_config = metrics
+        self.timeline = Timeline(stages, schedule, optimizer.lr, backbone.freeze)
 
         self.tasks = build_tasks(tasks, facts, losses)
-        self.loss_weights = self._weights(loss_weights)
+        self.objective = Objective(self.tasks, self._weights(loss_weights), balancing, consistency)
+        self._step: StepLosses | None = None  # of the running step, from the forward to the backward pass
         self.net = M2HNet(
             {name: task.channels for name, task in self.tasks.items()},
             preset=preset,
@@ -190,6 +156,11 @@ class M2HModule(L.LightningModule):
             if name not in DEFAULT_LOSS_WEIGHTS:
                 raise ConfigError(
                     f"model.loss_weights: unknown task '{name}'{did_you_mean(name, DEFAULT_LOSS_WEIGHTS)}"
+                )
+            if name not in self.tasks:
+                raise ConfigError(
+                    f"model.loss_weights.{name}: '{name}' is not trained (model.tasks: {', '.join(self.tasks)}); "
+                    "leave the weight out"
                 )
             if not 0 <= weight < math.inf:
                 raise ConfigError(f"model.loss_weights.{name} is {weight}; it must be a number of at least 0")
@@ -237,40 +208,51 @@ class M2HModule(L.LightningModule):
         """
         return {name: self.tasks[name].activate(raw) for name, raw in self.net(image).items()}
 
-    def _task_losses(self, raw: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-        losses = {}
-        for name, task in self.tasks.items():
-            if name in batch:
-                losses[name] = task.loss(raw[name], batch[name])
-            else:
-                # No label in the whole batch: zero, but with a graph, so that every process of a distributed run
-                # has gradients for the same parameters.
-                losses[name] = masked_mean(raw[name].float(), torch.zeros_like(raw[name], dtype=torch.bool))
-        return losses
-
-    def _total(self, losses: dict[str, Tensor]) -> Tensor:
-        return torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+    def _moment(self) -> Moment:
+        """Return when the running training step happens."""
+        batches = max(1, int(self.trainer.num_training_batches)) if self._trainer is not None else 1
+        done = self.trainer.fit_loop.batch_idx / batches if self._trainer is not None else 0.0
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return Moment(self.current_epoch, self.global_step, seed, self.current_epoch + done)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the weighted sum of the task losses.
+        """Return the total loss of a batch.
 
         Raises:
             DataError: When a loss is NaN or infinite, naming tasks and samples; nothing is updated by that batch.
         """
-        losses = self._task_losses(self.net(batch["image"]), batch)
-        total = self._total(losses)
-        if not torch.isfinite(total):
-            bad = [name for name, loss in losses.items() if not torch.isfinite(loss)] or ["the weighted sum"]
+        moment = self._moment()
+        step = self.objective(self.net(batch["image"]), batch, moment, self._strengths(moment))
+        if not torch.isfinite(step.total):
+            bad = [name for name, mean in step.means.items() if not torch.isfinite(mean)] or ["the weighted sum"]
             raise DataError(
                 f"the training loss is not finite at step {self.global_step} (epoch {self.current_epoch}, batch "
                 f"{batch_idx}): {', '.join(bad)}; samples {', '.join(batch['id'])}; lower model.optimizer.lr, clip "
                 "gradients (trainer.gradient_clip_val), or check these samples"
             )
-        for name, loss in losses.items():
-            if name in batch:
-                self.log(f"train/{name}/loss", loss.detach(), batch_size=len(batch["id"]))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch["id"]))
-        return total
+        self._log_step(step, len(batch["id"]))
+        self._step = step
+        return step.total
+
+    def _strengths(self, moment: Moment) -> dict[str, float]:
+        """Return the share with which each consistency loss acts now."""
+        found = {}
+        for term in self.objective.consistency_weights:
+            config = getattr(self.objective.consistency, term.removeprefix("consistency/"))
+            found[term] = self.timeline.strength(moment.epochs, config.start_epoch, config.ramp)
+        return found
+
+    def _log_step(self, step: StepLosses, samples: int) -> None:
+        """Log every loss that took part in the step as it is, and its weight; both are means over the processes."""
+        for name, mean in step.means.items():
+            if step.present[name]:
+                self.log(f"train/{name}/loss", mean, batch_size=samples)
+                self.log(f"train/{name}/weight", step.weights[name], batch_size=samples)
+        self.log("train/loss", step.total.detach(), prog_bar=True, batch_size=samples)
+
+    def on_after_backward(self) -> None:
+        """Let go of the graph of the step."""
+        self._step = None
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Update losses and metrics of ``stage`` with a batch; return the predictions at the labels' size."""
@@ -322,7 +304,9 @@ class M2HModule(L.LightningModule):
         # What was not scored at all (a class that never occurs, a task without label) is left out, not logged as NaN.
         self.log_dict({f"{stage}/{key}": value for key, value in scores.items() if not value.isnan()})
         self.log_dict({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
-        self.log(f"{stage}/loss", self._total(losses), prog_bar=stage == "val")
+        # With the static weights, whatever balances the training: what a checkpoint is chosen by must not move.
+        total = torch.stack([self.objective.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+        self.log(f"{stage}/loss", total, prog_bar=stage == "val")
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics over all processes."""
@@ -334,18 +318,12 @@ class M2HModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser with its parameter groups and the schedule."""
-        config = self.optimizer_config
-        groups = [
-            {
-                "params": group["params"],
-                "name": group["name"],
-                "lr": config.lr * group["lr_factor"],
-                "weight_decay": config.weight_decay if group["decay"] else 0.0,
-            }
-            for group in self.net.parameter_groups()
-        ]
-        make = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-        optimizer = make(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]))
+        rates = self.objective.balancing.uncertainty_lr or self.optimizer_config.lr
+        balancing = list(self.objective.balancer.parameters())
+        optimizer = make_optimizer(self.optimizer_config, self.net.parameter_groups(), balancing, rates)
         total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule_config.factor(step, total))
+        per_epoch = max(1, math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.timeline.lr_factor(step, total, per_epoch)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from m2h_lightning.metrics import MetricsConfig
+
+Agree = Callable[[Tensor], Tensor]
+"""Returns the mean of a number over all processes that train together."""
 
 
 class Task(ABC):
@@ -36,12 +40,13 @@ class Task(ABC):
         """Turn the raw map B×channels×H×W, after its final resize, into the prediction."""
 
     @abstractmethod
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, target: Tensor, agree: Agree | None = None) -> Tensor:
         """Return the loss as a float32 scalar; exactly zero, with a graph, when no pixel is valid.
 
         Args:
             raw: Raw map B×channels×H×W.
             target: Label in the layout of the sample contract.
+            agree: See :func:`masked_mean`; every process calls it equally often, whatever its labels.
         """
 
     @abstractmethod
@@ -80,12 +85,17 @@ class Task(ABC):
         """Return the boolean mask of pixels that take part in the loss."""
 
 
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+def masked_mean(values: Tensor, valid: Tensor, agree: Agree | None = None) -> Tensor:
     """Return the mean of ``values`` over ``valid`` pixels; zero with a graph when there are none.
 
     Args:
         values: Per-pixel values, any shape.
         valid: Boolean mask of the same shape.
+        agree: Returns the mean of a number over the processes of a distributed run. With it this sum is divided by the
+            *mean* number of valid pixels, so that averaging over processes gives the mean over the pixels of all.
     """
+    count = valid.sum().to(values.dtype)
+    if agree is not None:
+        count = agree(count)
     # where() rather than a product: a NaN or infinity on an invalid pixel must not reach the sum or its gradient.
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+    return torch.where(valid, values, 0.0).sum() / torch.where(count > 0, count, 1.0)

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.metrics import DepthError, MetricsConfig
 from m2h_lightning.metrics.depth import UNIT_NAMES
-from m2h_lightning.tasks.base import Task, masked_mean
+from m2h_lightning.tasks.base import Agree, Task, masked_mean
 from m2h_lightning.tasks.colours import turbo
 
 
@@ -76,12 +76,13 @@ class Depth(Task):
         """Pixels with known depth, B×1×H×W."""
         return target > 0
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, target: Tensor, agree: Agree | None = None) -> Tensor:
         """Return the scale-invariant log loss plus weighted L1 over pixels with known depth.
 
         Args:
             raw: B×1×H×W.
             target: Metres B×1×H×W, 0 = invalid.
+            agree: See :func:`.base.masked_mean`.
         """
         depth = self.activate(raw)
         valid = self.valid_pixels(target)
@@ -90,8 +91,8 @@ class Depth(Task):
         mean = delta.sum(1) / count.clamp(min=1)
         variance = (delta**2).sum(1) / count.clamp(min=1) - self.si_lambda * mean**2
         # The floor under the root bounds its gradient at a perfect fit.
-        invariant = masked_mean(torch.sqrt(variance.clamp(min=0) + 1e-6), count > 0)
-        return self.si_weight * invariant + self.l1_weight * masked_mean((depth - target).abs(), valid)
+        invariant = masked_mean(torch.sqrt(variance.clamp(min=0) + 1e-6), count > 0, agree)
+        return self.si_weight * invariant + self.l1_weight * masked_mean((depth - target).abs(), valid, agree)
 
     def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
         """Return the depth errors; with details also by range of depth."""

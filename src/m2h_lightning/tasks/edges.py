@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.metrics import BoundaryScore, EdgeFScore, MetricsConfig
-from m2h_lightning.tasks.base import Task, masked_mean
+from m2h_lightning.tasks.base import Agree, Task, masked_mean
 
 
 class Edges(Task):
@@ -46,17 +46,19 @@ class Edges(Task):
         """Pixels labelled 0 or 1, B×1×H×W."""
         return target <= 1
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, target: Tensor, agree: Agree | None = None) -> Tensor:
         """Return the weighted binary cross-entropy over labelled pixels.
 
         Args:
             raw: Logits B×1×H×W.
             target: {0, 1}, 255 = ignore, B×1×H×W.
+            agree: See :func:`.base.masked_mean`.
         """
         valid = self.valid_pixels(target)
         truth = torch.where(valid, target, 0.0)
         weight = torch.where(truth > 0.5, self.positive_weight, 1 - self.positive_weight)
-        return masked_mean(F.binary_cross_entropy_with_logits(raw.float(), truth, weight, reduction="none"), valid)
+        per_pixel = F.binary_cross_entropy_with_logits(raw.float(), truth, weight, reduction="none")
+        return masked_mean(per_pixel, valid, agree)
 
     def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
         """Return the pixel-exact F-score and, unless they are switched off, the boundary scores."""

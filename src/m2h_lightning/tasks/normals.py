@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from m2h_lightning.metrics import MetricsConfig, NormalError
-from m2h_lightning.tasks.base import Task, masked_mean
+from m2h_lightning.tasks.base import Agree, Task, masked_mean
 
 
 class Normals(Task):
@@ -44,19 +44,20 @@ class Normals(Task):
         """Pixels with a known normal, B×H×W; a vector shorter than 0.5 stands for "unknown"."""
         return target.norm(dim=1) >= 0.5
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, target: Tensor, agree: Agree | None = None) -> Tensor:
         """Return the mean over pixels with a known normal.
 
         Args:
             raw: B×3×H×W, any length.
             target: Unit vectors B×3×H×W, 0 = invalid.
+            agree: See :func:`.base.masked_mean`.
         """
         normals = self.activate(raw)
         valid = self.valid_pixels(target)
         truth = F.normalize(target, dim=1, eps=1e-6)
         if self.loss_kind == "l1":
-            return masked_mean((normals - truth).abs().sum(1), valid)
-        return masked_mean(1 - (normals * truth).sum(1), valid)
+            return masked_mean((normals - truth).abs().sum(1), valid, agree)
+        return masked_mean(1 - (normals * truth).sum(1), valid, agree)
 
     def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
         """Return the angular errors."""

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from m2h_lightning.labels import IGNORE, class_palette
 from m2h_lightning.metrics import BoundaryIoU, CalibrationError, MetricsConfig, SegmentationScore, TrimapIoU
-from m2h_lightning.tasks.base import Task, masked_mean
+from m2h_lightning.tasks.base import Agree, Task, masked_mean
 
 
 class Semseg(Task):
@@ -44,12 +44,13 @@ class Semseg(Task):
         """Labelled pixels, B×H×W."""
         return target != IGNORE
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+    def loss(self, raw: Tensor, target: Tensor, agree: Agree | None = None) -> Tensor:
         """Return the mean cross-entropy over labelled pixels.
 
         Args:
             raw: Logits B×C×H×W.
             target: int64 B×H×W, 255 = ignore.
+            agree: See :func:`.base.masked_mean`.
         """
         valid = self.valid_pixels(target)
         # Classes last, as the network's maps lie in memory: the softmax then runs over neighbouring numbers.
@@ -60,7 +61,7 @@ class Semseg(Task):
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        return masked_mean(per_pixel, valid.flatten())
+        return masked_mean(per_pixel, valid.flatten(), agree)
 
     def metrics(self, config: MetricsConfig, dataset: str, stage: str, details: bool) -> dict[str, Metric]:
         """Return IoU and accuracies; with details also per class, at boundaries, and the calibration error."""

@@ -1,0 +1,181 @@
+"""The objective of a training step: losses of tasks and of consistency, weighed by the balancing method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2h_lightning.data.raw import INVALID
+from m2h_lightning.objectives.base import Moment
+from m2h_lightning.objectives.build import build_balancer
+from m2h_lightning.objectives.config import BalancingConfig, ConsistencyConfig
+from m2h_lightning.objectives.processes import mean_over_processes
+from m2h_lightning.objectives.settings import check_balancing, check_consistency
+from m2h_lightning.tasks import Task
+
+
+@dataclass
+class StepLosses:
+    """The losses of one step.
+
+    Attributes:
+        losses: Every term's own loss, float32 scalar with its graph: tasks, then ``consistency/…``; 0 without label.
+        means: The same, detached, averaged over processes.
+        present: Whether any process has a label (and the term was drawn, and acts in this epoch); Boolean scalars.
+        weights: The factor of each term in ``total``, detached.
+        balanced: Names of the terms that the balancing method weighs.
+        scaled: Those terms times their static weights, with their graph: what the method sees.
+        rest: Sum of the other terms times their weights, with its graph; None if there are none.
+        total: What is minimised, as a scalar with its graph.
+    """
+
+    losses: dict[str, Tensor]
+    means: dict[str, Tensor]
+    present: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    balanced: list[str]
+    scaled: Tensor
+    rest: Tensor | None
+    total: Tensor
+
+
+class Objective(nn.Module):
+    """Computes the losses of a batch and their weighted sum.
+
+    Args:
+        tasks: The trained tasks by name.
+        loss_weights: Static weight per task.
+        balancing: Balancing method.
+        consistency: Consistency losses.
+
+    Raises:
+        ConfigError: A setting names a task that is not trained, or a package is missing.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        loss_weights: Mapping[str, float],
+        balancing: BalancingConfig,
+        consistency: ConsistencyConfig,
+    ) -> None:
+        super().__init__()
+        check_balancing(balancing, list(tasks))
+        self.consistency_weights = check_consistency(consistency, list(tasks))
+        self.tasks = dict(tasks)
+        self.loss_weights = dict(loss_weights)
+        self.balancing, self.consistency = balancing, consistency
+        self.terms = [*self.tasks, *self.consistency_weights]
+        self.balanced = self.terms if balancing.over == "all" else list(self.tasks)
+        static = [{**self.loss_weights, **self.consistency_weights}[name] for name in self.balanced]
+        self.balancer = build_balancer(balancing, self.balanced, static)
+
+    def task_losses(self, raw: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return per task the loss and whether this process has a label for it.
+
+        A task without label in the batch has the loss of a label that is unknown everywhere: zero, but with a graph,
+        so that every process of a distributed run has gradients for the same parameters.
+
+        Args:
+            raw: Raw maps of the network, B×channels×H×W.
+            batch: A batch of the sample contract.
+        """
+        found = {}
+        for name, task in self.tasks.items():
+            target = batch[name] if name in batch else unknown_label(name, raw[name])
+            found[name] = (
+                task.loss(raw[name], target, mean_over_processes if self.training else None),
+                task.valid_pixels(target).any(),
+            )
+        return found
+
+    def consistency_losses(
+        self, raw: Mapping[str, Tensor], batch: Mapping[str, Any]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return per consistency loss that is switched on its value and whether any pixel took part."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        raw: Mapping[str, Tensor],
+        batch: Mapping[str, Any],
+        moment: Moment,
+        strengths: Mapping[str, float] | None = None,
+    ) -> StepLosses:
+        """Return the losses of a training batch and their weighted sum.
+
+        Args:
+            raw: Raw maps of the network, B×channels×H×W.
+            batch: A batch of the sample contract.
+            moment: When.
+            strengths: Share, 0 to 1, with which each consistency loss acts now; missing ones act in full.
+        """
+        strengths = {name: (strengths or {}).get(name, 1.0) for name in self.consistency_weights}
+        found = self.task_losses(raw, batch)
+        if any(strengths.values()):
+            found |= {k: v for k, v in self.consistency_losses(raw, batch).items() if strengths[k] > 0}
+        losses = {name: loss for name, (loss, _) in found.items()}
+        names = list(losses)
+        seen = torch.stack([has.to(torch.float32) for _, has in found.values()])
+        # One message for both: a loss is finite or not, and present or not, on all processes alike.
+        shared = mean_over_processes(torch.cat([torch.stack(list(losses.values())).detach(), seen]))
+        means, present = shared[: len(names)], (shared[len(names) :] > 0) & self._drawn(names, moment, shared.device)
+        factors = [self.loss_weights.get(n, 1.0) * self._consistency_factor(n, strengths) for n in names]
+        scaled = torch.stack([factor * losses[name] for factor, name in zip(factors, names, strict=True)])
+        static = shared.new_tensor(factors)
+
+        balanced = [name for name in self.balanced if name in losses]
+        at = [names.index(name) for name in balanced]
+        columns = torch.tensor([self.balanced.index(name) for name in balanced], device=shared.device)
+        every_mean = shared.new_zeros(len(self.balanced)).index_copy(0, columns, (means * static)[at])
+        every_present = torch.zeros(len(self.balanced), dtype=torch.bool, device=shared.device)
+        every_present[columns] = present[at]
+        chosen = self.balancer(every_mean, every_present, moment)[columns]
+        # A term that does not take part is multiplied by zero, not left out: its parameters keep (zero) gradients.
+        total = (chosen * scaled[at]).sum()
+        extra = self.balancer.regulariser(every_present)
+        if extra is not None:
+            total = total + extra
+        others = [i for i, name in enumerate(names) if name not in balanced]
+        rest = (scaled[others] * present[others]).sum() if others else None
+        if rest is not None:
+            total = total + rest
+        weights = static * present
+        weights[at] = weights[at] * chosen.detach()
+        return StepLosses(
+            losses=losses,
+            means=dict(zip(names, means.unbind(), strict=True)),
+            present=dict(zip(names, present.unbind(), strict=True)),
+            weights=dict(zip(names, weights.unbind(), strict=True)),
+            balanced=balanced,
+            scaled=scaled[at] * present[at],
+            rest=rest,
+            total=total,
+        )
+
+    def _consistency_factor(self, name: str, strengths: Mapping[str, float]) -> float:
+        return self.consistency_weights[name] * strengths[name] if name in self.consistency_weights else 1.0
+
+    def _drawn(self, names: list[str], moment: Moment, device: torch.device) -> Tensor:
+        """Return which terms take part in this step; consistency losses always do, and so does at least one task."""
+        sampling = self.balancing.sampling
+        if not sampling:
+            return torch.ones(len(names), dtype=torch.bool, device=device)
+        raise NotImplementedError
+
+
+def unknown_label(task: str, raw: Tensor) -> Tensor:
+    """Return a label that is unknown everywhere, in the layout of the sample contract.
+
+    Args:
+        task: "semseg", "depth", "normals" or "edges".
+        raw: The task's raw map, B×channels×H×W.
+    """
+    batch, channels, height, width = raw.shape
+    if task == "semseg":
+        return torch.full((batch, height, width), int(INVALID[task]), dtype=torch.int64, device=raw.device)
+    return torch.full((batch, channels, height, width), INVALID[task], device=raw.device)
