@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from m2h_lightning.data.augment_config import AugmentConfig
 from m2h_lightning.data.loader import make_loader
+from m2h_lightning.data.partial import LabelsConfig, PartialDataset, describe
 from m2h_lightning.data.sample import to_contract
 from m2h_lightning.data.transforms import EvalTransform
 from m2h_lightning.errors import ConfigError
@@ -58,6 +59,7 @@ class BaseDataModule(L.LightningDataModule):
         eval_batch_size: Samples per process and step in validation, test and prediction; null takes ``batch_size``.
         workers: Loading processes per training process; 0 loads in the training process.
         augment: Augmentation of training samples.
+        labels: Labels on a part of the training samples; by default all have all.
         seed: Seed of sample order and augmentation; null takes ``seed_everything``.
     """
 
@@ -78,10 +80,11 @@ class BaseDataModule(L.LightningDataModule):
         eval_batch_size: int | None = None,
         workers: int = 4,
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - jsonargparse reads nested keys from the default
+        labels: LabelsConfig = LabelsConfig(),  # noqa: B008
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        needed = {"crop": crop, "batch_size": batch_size, "workers": workers, "augment": augment}
+        needed = {"crop": crop, "batch_size": batch_size, "workers": workers, "augment": augment, "labels": labels}
         for key, given in needed.items():
             if given is None:
                 raise ConfigError(f"data.{key} is null; leave the key out to have its default")
@@ -104,7 +107,10 @@ class BaseDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.workers = workers
         self.augment = augment
+        self.labels = labels
         self.seed = seed
+        self._partial: PartialDataset | None = None
+        labels.check(self.tasks, self.name)
 
     @abstractmethod
     def dataset(self, split: str) -> Dataset:
@@ -132,12 +138,14 @@ class BaseDataModule(L.LightningDataModule):
 
         Raises:
             DataError: Which folder is missing, what should lie in it, and which command makes it.
+            ConfigError: ``data.labels`` names a task that the data have no labels for.
         """
+        self.labels.check(self.facts["tasks"], self.name)
 
     @property
     def description(self) -> dict[str, Any]:
         """What ``result.json`` says of the data: enough to know which numbers may stand beside these."""
-        return {
+        words: dict[str, Any] = {
             "name": self.name,
             "fingerprint": self.fingerprint,
             "test_fingerprint": self.test_fingerprint,
@@ -146,6 +154,9 @@ class BaseDataModule(L.LightningDataModule):
             "eval_size": self.eval_size,
             "eval_labels": self.eval_labels,
         }
+        if self.labels.partial:
+            words["training_labels"] = describe(self.labels, self._partial)
+        return words
 
     @property
     def fingerprint(self) -> str:
@@ -178,13 +189,27 @@ class BaseDataModule(L.LightningDataModule):
         """Turn a compact batch into the contract's types, on the device."""
         return to_contract(batch)
 
+    def training_set(self) -> Dataset:
+        """Return the stored training samples with the labels that ``data.labels`` leaves them.
+
+        Raises:
+            DataError: As :meth:`dataset`.
+            ConfigError: A share is so small that no sample would keep the label.
+        """
+        dataset = self.dataset("train")
+        if not self.labels.partial:
+            return dataset
+        tasks = self.facts["tasks"]
+        self._partial = PartialDataset(dataset, self.labels.choose(tasks, len(dataset)))  # type: ignore[arg-type]
+        return self._partial
+
     def train_dataloader(self) -> DataLoader:
         """Return shuffled, augmented training batches."""
         # Here, in the parent: it takes half a second, and wandb's watch on imports fails in a forked worker.
         from m2h_lightning.data.augment import TrainTransform
 
         return make_loader(
-            self.dataset("train"),
+            self.training_set(),
             TrainTransform(self.crop, self.augment),  # type: ignore[arg-type]
             train=True,
             batch_size=self.batch_size,

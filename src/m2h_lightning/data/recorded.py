@@ -166,6 +166,7 @@ class RecordedDataModule(BaseDataModule):
     def check(self) -> None:
         """Open the data set: what is missing is told before a network is built."""
         rank_zero_info(f"data: {self.source.packaging} at {self.source.path}")
+        super().check()
         if not self.source.edges and self.options["edges"]:
             raise ConfigError(f"data.edges is '{self.options['edges']}', but {self.source.packaging} has no edges")
 

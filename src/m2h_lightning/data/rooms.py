@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,8 +63,11 @@ class RoomsDataset(Dataset[RawSample]):
         return len(self.store)
 
     def __getitem__(self, index: int) -> RawSample:
-        sample = self.store.read(index)
-        return RawSample(**sample)  # type: ignore[typeddict-item]
+        return self.read_part(index)
+
+    def read_part(self, index: int, without: Collection[str] = ()) -> RawSample:
+        """Return a sample; labels of the tasks ``without`` are left out, and not decoded."""
+        return RawSample(**self.store.read(index, without=without))  # type: ignore[typeddict-item]
 
 
 class Rooms(BaseDataModule):

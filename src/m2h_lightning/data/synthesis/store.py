@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,14 @@ class RoomsStore:
             self._checked[index] = 1
         return record
 
-    def read(self, index: int, extras: bool = False) -> dict[str, Any]:
+    def read(self, index: int, extras: bool = False, without: Collection[str] = ()) -> dict[str, Any]:
         """One sample as a RawSample.
 
         Args:
             index: 0 … len-1; samples of a room are neighbours.
             extras: Also return ``instance`` (H, W) uint16 from 1, and ``pose`` (4, 4) float64 camera-to-world
                 (camera x right, y down, z forward; world z up, metres).
+            without: Labels to leave out; they are not decoded.
 
         Raises:
             IndexError: No such sample.
@@ -138,8 +140,10 @@ class RoomsStore:
             raise IndexError(f"sample {index} of {len(self)}")
         record = self._record(index)
         room, view = divmod(index, self.spec.views_per_room)
-        sample: dict[str, Any] = {key: np.array(record[key]) for key in ("image", "semseg", "depth", "edges", "K")}
-        sample["normals"] = decode_octahedral(record["normals"])
+        plain = [key for key in ("image", "semseg", "depth", "edges", "K") if key not in without]
+        sample: dict[str, Any] = {key: np.array(record[key]) for key in plain}
+        if "normals" not in without:
+            sample["normals"] = decode_octahedral(record["normals"])
         sample["id"] = f"rooms/{self.spec.split}/{room:05d}/{view:03d}"
         if extras:
             sample["instance"], sample["pose"] = np.array(record["instance"]), np.array(record["pose"])
