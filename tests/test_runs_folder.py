@@ -9,10 +9,10 @@ import torch
 
 from m2h_lightning.callbacks.run_folder import rng_state, set_rng_state
 from m2h_lightning.commands.arguments import Arguments
-from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
+from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters
 from m2h_lightning.errors import CheckpointError, ConfigError
 from m2h_lightning.runs import folder as runs
-from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, newest_checkpoint, read_checkpoint
 from m2h_lightning.runs.folder import RunConfig, choose_folder
 from m2h_lightning.runs.loggers import RunCSVLogger, read_rows
 

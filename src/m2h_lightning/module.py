@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
-import lightning as L
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import SumMetric
@@ -21,7 +22,25 @@ from m2h_lightning.metrics.protocol import unscored_is_no_fault
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.network.padding import at_label_size
 from m2h_lightning.objectives import BalancingConfig, ConsistencyConfig, Moment, Objective, StepLosses
-from m2h_lightning.recipe import OptimizerConfig, ScheduleConfig, StageConfig, Timeline, make_optimizer
+from m2h_lightning.objectives.checkpoint import load_balancing, store_balancing
+from m2h_lightning.objectives.losses import LogBalancer
+from m2h_lightning.recipe import (
+    OptimizerConfig,
+    ScheduleConfig,
+    StageConfig,
+    Timeline,
+    WeightEMA,
+    check_ema,
+    check_groups,
+    read_source,
+    take_training_weights,
+    training_lines,
+    warm_started,
+    warn_of_other_meaning,
+)
+from m2h_lightning.recipe.by_gradient import ByGradient
+from m2h_lightning.recipe.by_repeat import ByRepeat
+from m2h_lightning.recipe.by_stage import ByStage
 from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS, Evaluator, LossConfig, Task, build_tasks
 
 Config = TypeVar("Config")
@@ -34,7 +53,7 @@ def _config(kind: type[Config], value: Config | dict[str, Any]) -> Config:
     return value if isinstance(value, kind) else kind(**value)  # type: ignore[arg-type]
 
 
-class M2HModule(L.LightningModule):
+class M2HModule(ByGradient, ByRepeat, ByStage):
     """Trains and evaluates an ``M2HNet`` on the tasks of a data set.
 
     Batches follow ``data/sample.py``; a task whose label a batch lacks adds nothing to its loss. Every hyper-parameter
@@ -98,6 +117,7 @@ class M2HModule(L.LightningModule):
         balancing, consistency = _config(BalancingConfig, balancing), _config(ConsistencyConfig, consistency)
         optimizer, schedule = _config(OptimizerConfig, optimizer), _config(ScheduleConfig, schedule)
         stages = [_config(StageConfig, stage) for stage in stages] if stages else None
+        check_ema(ema)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         plain = {k: asdict(v) if k in _CONFIGS else v for k, v in arguments.items()}
         plain["stages"] = [asdict(stage) for stage in stages] if stages else None
@@ -108,21 +128,35 @@ class M2HModule(L.LightningModule):
         self.compile_network = compile
         self.optimizer_config = optimizer
         self.metrics_config = metrics
-        self.timeline = Timeline(stages, schedule, optimizer.lr, backbone.freeze)
+        self.timeline = Timeline(stages, schedule, optimizer.lr, backbone.freeze, backbone.unfreeze)
 
         self.tasks = build_tasks(tasks, facts, losses)
         self.objective = Objective(self.tasks, self._weights(loss_weights), balancing, consistency)
         self._step: StepLosses | None = None  # of the running step, from the forward to the backward pass
-        self.net = M2HNet(
-            {name: task.channels for name, task in self.tasks.items()},
-            preset=preset,
-            channels=channels,
-            head_channels=head_channels,
-            backbone=backbone,
-            wmca=wmca,
-            ggfm=ggfm,
-            gradient_checkpointing=gradient_checkpointing,
-        )
+        self.ema = ema
+
+        def make_net(backbone: BackboneConfig) -> M2HNet:
+            return M2HNet(
+                {name: task.channels for name, task in self.tasks.items()},
+                preset=preset,
+                channels=channels,
+                head_channels=head_channels,
+                backbone=backbone,
+                wmca=wmca,
+                ggfm=ggfm,
+                gradient_checkpointing=gradient_checkpointing,
+            )
+
+        self.init_weights: str | None = None  # what was taken of which checkpoint, in words
+        if init_weights is None:
+            self.net = make_net(backbone)
+        else:
+            source = read_source(init_weights)
+            warn_of_other_meaning(source, facts, self.tasks)
+            self.net, self.init_weights = warm_started(make_net, backbone, source, init_partial)
+        for key, freeze in self.timeline.freezes.items():
+            self.net.backbone.trainable_names(freeze, key)  # refuses more blocks than there are
+        self.net.set_freeze(self.timeline.freeze_at(0))
         self.backbone_weights = self.net.backbone.source
         self.evaluators = nn.ModuleDict()
         self._make_evaluators(details=False)
@@ -176,26 +210,65 @@ class M2HModule(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep where the backbone's weights came from: who tests this checkpoint loads none, and has to know."""
+        """Keep where the weights came from: who tests this checkpoint loads none, and has to know."""
         checkpoint["backbone_weights"] = self.backbone_weights
+        checkpoint["init_weights"] = self.init_weights
+        for callback in self.trainer.callbacks if self._trainer is not None else ():  # type: ignore[attr-defined]
+            if isinstance(callback, WeightEMA):
+                callback.store_average(checkpoint)
+        store_balancing(self.objective, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what :meth:`on_save_checkpoint` stored."""
+        """Take over what :meth:`on_save_checkpoint` stored.
+
+        Raises:
+            CheckpointError: Training was to go on from a checkpoint of another balancing method, or of other trained
+                parameters.
+        """
+        training = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        load_balancing(self.objective, checkpoint, training)
+        for states in checkpoint.get("optimizer_states", []) if training else []:
+            check_groups(states["param_groups"], self.parameter_groups())
         self.backbone_weights = checkpoint.get("backbone_weights", "not recorded in the checkpoint")
+        self.init_weights = checkpoint.get("init_weights")
+        if training and self.ema is None:
+            take_training_weights(checkpoint)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what keeps the average of the weights, when training and where there is to be one."""
+        training = self.trainer.state.fn == TrainerFn.FITTING
+        return [WeightEMA(self.ema)] if training and self.ema is not None else []
 
     def setup(self, stage: str) -> None:
         """Say what the backbone is made of, check the data's facts, compile if asked."""
         if stage == "validate":
             self._make_evaluators(details=True)
+        if stage == "fit":
+            self.prepare_stages()
+            self.prepare_by_gradient()
+            self.prepare_by_repeat()
         total = sum(p.numel() for p in self.net.parameters()) / 1e6
         trainable = sum(p.numel() for p in self.net.parameters() if p.requires_grad) / 1e6
         rank_zero_info(f"{total:.2f} M parameters, {trainable:.2f} M trainable; {self.net.backbone_report()}")
+        if stage == "fit":
+            for line in training_lines(self.net, self.timeline, self.optimizer_config.lr, self.ema):
+                rank_zero_info(line)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, BaseDataModule):
             check_facts(self.facts, data.facts)
         if self.compile_network:
             # In place: torch.compile(net) would prefix every key of the checkpoint with _orig_mod.
             self.net.compile()
+
+    def on_fit_start(self) -> None:
+        """Say how the losses are balanced, and what that costs."""
+        balancing, batches = self.objective.balancing, self.trainer.accumulate_grad_batches
+        words = f"balancing {balancing.name} over {', '.join(self.objective.balanced)}: {self.objective.balancer.cost}"
+        if balancing.sampling:
+            words += "; tasks are drawn: " + ", ".join(f"{k} {v:g}" for k, v in balancing.sampling.items())
+        if batches > 1 and isinstance(self.objective.balancer, LogBalancer):
+            words += f"; each of the {batches} accumulated batches is weighed by its own losses"
+        rank_zero_info(words)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Return activated predictions.
@@ -222,17 +295,22 @@ class M2HModule(L.LightningModule):
             DataError: When a loss is NaN or infinite, naming tasks and samples; nothing is updated by that batch.
         """
         moment = self._moment()
-        step = self.objective(self.net(batch["image"]), batch, moment, self._strengths(moment))
+        strengths = self._strengths(moment)
+        step = self.objective(self.net(batch["image"]), batch, moment, strengths)
         if not torch.isfinite(step.total):
-            bad = [name for name, mean in step.means.items() if not torch.isfinite(mean)] or ["the weighted sum"]
-            raise DataError(
-                f"the training loss is not finite at step {self.global_step} (epoch {self.current_epoch}, batch "
-                f"{batch_idx}): {', '.join(bad)}; samples {', '.join(batch['id'])}; lower model.optimizer.lr, clip "
-                "gradients (trainer.gradient_clip_val), or check these samples"
-            )
+            raise self._not_finite(step.means, batch, f"batch {batch_idx}")
         self._log_step(step, len(batch["id"]))
         self._step = step
+        self.keep_for_second_look(batch, strengths)
         return step.total
+
+    def _not_finite(self, means: Mapping[str, Tensor], batch: dict[str, Any], when: str) -> DataError:
+        bad = [name for name, mean in means.items() if not torch.isfinite(mean)] or ["the weighted sum"]
+        return DataError(
+            f"the training loss is not finite at step {self.global_step} (epoch {self.current_epoch}, {when}): "
+            f"{', '.join(bad)}; samples {', '.join(batch['id'])}; lower model.optimizer.lr, clip gradients "
+            "(trainer.gradient_clip_val), or check these samples"
+        )
 
     def _strengths(self, moment: Moment) -> dict[str, float]:
         """Return the share with which each consistency loss acts now."""
@@ -247,8 +325,21 @@ class M2HModule(L.LightningModule):
         for name, mean in step.means.items():
             if step.present[name]:
                 self.log(f"train/{name}/loss", mean, batch_size=samples)
+        for name in self._weights_to_log(step):
+            if step.present[name]:
                 self.log(f"train/{name}/weight", step.weights[name], batch_size=samples)
         self.log("train/loss", step.total.detach(), prog_bar=True, batch_size=samples)
+
+    @property
+    def step_losses(self) -> StepLosses:
+        """The losses of the running training step with their graph, from the forward to the end of the backward pass.
+
+        Raises:
+            RuntimeError: No step is running.
+        """
+        if self._step is None:
+            raise RuntimeError("there are losses only between a training step and the end of its backward pass")
+        return self._step
 
     def on_after_backward(self) -> None:
         """Let go of the graph of the step."""
@@ -315,15 +406,3 @@ class M2HModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test metrics over all processes."""
         self._log_epoch("test")
-
-    def configure_optimizers(self) -> Any:
-        """Return the optimiser with its parameter groups and the schedule."""
-        rates = self.objective.balancing.uncertainty_lr or self.optimizer_config.lr
-        balancing = list(self.objective.balancer.parameters())
-        optimizer = make_optimizer(self.optimizer_config, self.net.parameter_groups(), balancing, rates)
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.timeline.lr_factor(step, total, per_epoch)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

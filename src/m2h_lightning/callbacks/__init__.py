@@ -1,7 +1,8 @@
 """Callbacks of a run."""
 
+from m2h_lightning.callbacks.conflicts import GradientConflicts
 from m2h_lightning.callbacks.pictures import PicturePanels
 from m2h_lightning.callbacks.predictions import PredictionFiles, SavePredictions
 from m2h_lightning.callbacks.trivial import TrivialBaseline
 
-__all__ = ["PicturePanels", "PredictionFiles", "SavePredictions", "TrivialBaseline"]
+__all__ = ["GradientConflicts", "PicturePanels", "PredictionFiles", "SavePredictions", "TrivialBaseline"]

@@ -29,8 +29,8 @@ def photograph(image: Tensor) -> np.ndarray:
     return (np.clip(rgb, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _write(canvas: np.ndarray, text: str, left: int, top: int, width: int) -> None:
-    """Write one line of at most ``width`` pixels."""
+def write_line(canvas: np.ndarray, text: str, left: int, top: int, width: int) -> None:
+    """Write one line of at most ``width`` pixels, its base line at ``top``."""
     scale = min(0.45, 0.45 * width / (8.0 * len(text)))
     cv2.putText(canvas, text, (left, top), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
 
@@ -63,10 +63,10 @@ def panel(tasks: dict[str, Task], prediction: dict[str, Tensor], sample: dict[st
     second = _HEADER + height + _GAP
     for index, (name, top, bottom) in enumerate(columns):
         left = _GAP + index * (width + _GAP)
-        _write(canvas, name if name == "image" else f"{name}: prediction, target", left, 15, width)
+        write_line(canvas, name if name == "image" else f"{name}: prediction, target", left, 15, width)
         for start, part in ((_HEADER, top), (second, bottom)):
             canvas[start : start + height, left : left + width] = part.repeat(factor, 0).repeat(factor, 1)
-    _write(canvas, sample["id"], 2 * _GAP, second + 20, width - 2 * _GAP)
+    write_line(canvas, sample["id"], 2 * _GAP, second + 20, width - 2 * _GAP)
     return canvas
 
 
@@ -96,6 +96,15 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path, durable=False) as temporary:
         temporary.write_bytes(data.tobytes())
+
+
+def send_picture(trainer: L.Trainer, key: str, rgb: np.ndarray) -> None:
+    """Show a picture in every logger that takes images."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(key, rgb, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(key, [rgb], step=None)
 
 
 class PicturePanels(L.Callback):
@@ -140,12 +149,7 @@ class PicturePanels(L.Callback):
         name = f"{stage}-epoch{trainer.current_epoch:03d}" if stage == "val" else stage
         for index, picture in enumerate(panels):
             write_png(folder / f"{name}-{index}.png", picture)
-            for logger in trainer.loggers:
-                key = f"pictures/{stage}-{index}"
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image(key, picture, trainer.global_step, dataformats="HWC")
-                elif isinstance(logger, WandbLogger):
-                    logger.log_image(key, [picture], step=None)
+            send_picture(trainer, f"pictures/{stage}-{index}", picture)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start a new set of panels."""

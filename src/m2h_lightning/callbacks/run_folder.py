@@ -198,6 +198,7 @@ def network(module: Any) -> dict[str, Any] | None:
         "wmca": module.hparams["wmca"],
         "ggfm": module.hparams["ggfm"],
         "backbone": {key: backbone[key] for key in ("name", "freeze")} | {"weights": module.backbone_weights},
+        "init_weights": module.init_weights,
     }
 
 

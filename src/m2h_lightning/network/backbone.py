@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from m2h_lightning.errors import ConfigError, did_you_mean
 from m2h_lightning.network.config import BackboneConfig, parse_freeze
+from m2h_lightning.network.lora import check_reached, import_peft, inject_lora, is_adapter, merge_lora
 from m2h_lightning.network.weights import load_file, pretrained_file
 
 STAGES = 4
@@ -43,6 +44,8 @@ class Backbone(nn.Module):
     Attributes:
         channels: Channels of each stage. strides: Pixels per cell of each stage. plain: One grid for all stages.
         multiple: The image's sides must be multiples of this. loaded_share: (loaded, all) tensors. source: From where.
+        units: Names of the blocks or stages that hold weights, in the order of computation.
+        adapted: Names of the layers that have an adapter, as the timm model names them.
 
     Raises:
         ConfigError: The name is unknown or the model cannot serve as a dense encoder.
@@ -52,11 +55,12 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         parse_freeze(config.freeze)
+        if config.lora_rank:
+            import_peft()  # its absence shows before weights are fetched
         self.name = config.name
         self.gradient_checkpointing = gradient_checkpointing
         self.model: Any = _create(config)  # timm's interface is not nn.Module's
         info = _feature_info(self.model, config.name)
-        self.units = [str(entry["module"]) for entry in info]
         self.plain = len({entry["reduction"] for entry in info}) == 1
         if len(info) < STAGES and not self.plain:
             raise ConfigError(f"model.backbone.name: '{config.name}' has {len(info)} stages, {STAGES} are needed")
@@ -67,6 +71,10 @@ class Backbone(nn.Module):
             self.taps = list(range(len(info) - STAGES, len(info)))
         # What the stages do not need would be trained by nothing: heads, poolings, a pyramid's final norm.
         self.model.prune_intermediate_layers(sorted(set(self.taps)), prune_norm=not self.plain, prune_head=True)
+        # A ResNet's first feature is an activation: nothing in it could train, so it is no block.
+        names = [name for name, _ in self.model.named_parameters()]
+        units = [str(entry["module"]) for entry in info]
+        self.units = [unit for unit in units if any(name.startswith(f"{unit}.") for name in names)]
         arguments = inspect.signature(self.model.forward_intermediates).parameters
         self._prefix = "return_prefix_tokens" in arguments and getattr(self.model, "num_prefix_tokens", 0) > 0
         self._class_token = self._prefix and getattr(self.model, "cls_token", None) is not None
@@ -81,30 +89,56 @@ class Backbone(nn.Module):
             )
         self._probe()
         self.loaded_share, self.source = _load(self.model, config)
+        self.adapted = inject_lora(self.model, self.units, config)
+        if self.adapted:
+            check_reached(self.model, self.adapted, self._probe, config.name)
         self.set_freeze(config.freeze)
 
-    def set_freeze(self, freeze: bool | str) -> None:
-        """Choose what trains: True nothing, False everything, ``"last_<n>"`` the last n blocks or stages and the norm.
+    def trainable_names(self, freeze: bool | str, key: str = "model.backbone.freeze") -> set[str]:
+        """Return which of :meth:`named_parameters` train under a value of ``freeze``.
+
+        Args:
+            freeze: True nothing, False everything, ``"last_<n>"`` the last n blocks or stages and the norm. Adapters
+                always train.
+            key: Where the value stands, for messages.
 
         Raises:
             ConfigError: The value is none of these, or there are fewer than n blocks.
         """
-        last = parse_freeze(freeze)
-        if last is not None and last > len(self.units):
-            raise ConfigError(f"model.backbone.freeze: 'last_{last}', but {self.name} has {len(self.units)} blocks")
-        self.freeze = freeze
-        named = list(self.model.named_parameters())
+        last = parse_freeze(freeze, key)
+        units = self.unit_numbers()
         if last is None:
-            first = 0
-        elif last == 0:
-            first = len(named)
-        else:
-            # timm registers in the order of computation: everything after the last frozen unit trains.
-            before = self.units[-last - 1] + "." if last < len(self.units) else None
-            inside = [i for i, (key, _) in enumerate(named) if key.startswith(before or self.units[0] + ".")]
-            first = inside[-1] + 1 if before else inside[0]
-        for i, (_, parameter) in enumerate(named):
-            parameter.requires_grad_(i >= first)
+            return set(units)
+        adapters = {name for name in units if is_adapter(name)}
+        if last > len(self.units):
+            raise ConfigError(f"{key}: 'last_{last}', but {self.name} has {len(self.units)} blocks")
+        return adapters | {name for name, number in units.items() if last > 0 and number > len(self.units) - last}
+
+    def unit_numbers(self) -> dict[str, int]:
+        """Return where each of :meth:`named_parameters` lies: 0 before the blocks, 1 … n in block n, n + 1 after them.
+
+        timm registers in the order of computation: what stands between two blocks belongs to the later one.
+        """
+        numbers: dict[str, int] = {}
+        seen = 0
+        for name, _ in self.named_parameters():
+            inside = [i for i, unit in enumerate(self.units) if name.startswith(f"model.{unit}.")]
+            seen = inside[0] + 1 if inside else seen
+            numbers[name] = seen if inside or seen == 0 else seen + 1
+        return numbers
+
+    def set_freeze(self, freeze: bool | str) -> None:
+        """Choose what trains; see :meth:`trainable_names`. What is frozen loses its gradient: no optimiser moves it.
+
+        Raises:
+            ConfigError: The value is none of these, or there are fewer than n blocks.
+        """
+        trains = self.trainable_names(freeze)
+        self.freeze = freeze
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trains)
+            if name not in trains:
+                parameter.grad = None
         if hasattr(self.model, "set_grad_checkpointing"):
             self.model.set_grad_checkpointing(self.gradient_checkpointing and self.trainable)
         self.train(self.training)
@@ -112,7 +146,13 @@ class Backbone(nn.Module):
     @property
     def trainable(self) -> bool:
         """Whether any parameter trains."""
-        return self.freeze is not True
+        return self.freeze is not True or bool(self.adapted)
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights beside them and remove them; the predictions stay the same."""
+        merge_lora(self.model, self.adapted)
+        self.adapted = []
+        self.set_freeze(self.freeze)
 
     def train(self, mode: bool = True) -> Backbone:
         """Set training mode; what is frozen stays in evaluation mode (its dropout and batch statistics too)."""

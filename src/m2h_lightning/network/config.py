@@ -5,6 +5,7 @@ Every ablation of the paper is one field here. The ``Args:`` lines become the ``
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -23,16 +24,53 @@ class BackboneConfig:
             of the download.
         freeze: True trains nothing of the backbone, False everything, "last_<n>" its last n blocks (stages) and what
             follows them.
+        unfreeze: What trains from an epoch (counted from 0) on, by epoch, such as {2: last_4, 5: false}; each must
+            train more than the one before.
         lr_factor: Learning rate of the trainable backbone parameters as a factor of the network's.
+        layer_decay: Factor on the learning rate per block towards the image, above 0, at most 1: the last block has it
+            once, the one before twice. 1 gives all the same rate.
         drop_path: Stochastic depth rate, 0 to 1 (only where the backbone trains and the model offers it).
+        lora_rank: Rank of low-rank adapters on the backbone's layers, which train whatever is frozen; 0 puts none
+            there. Their learning rate has ``lr_factor`` too, which should be 1 or so for them (extra: lora).
+        lora_alpha: Their outputs count lora_alpha / lora_rank times; null is 2 · lora_rank.
+        lora_targets: Layers that get one, by the end of their name; null is attention's: qkv and proj.
     """
 
     name: str = "vit_small_patch14_dinov2.lvd142m"
     pretrained: bool = True
     checkpoint: str | None = None
     freeze: bool | str = True
+    unfreeze: dict[int, bool | str] | None = None
     lr_factor: float = 0.1
+    layer_decay: float = 1.0
     drop_path: float = 0.0
+    lora_rank: int = 0
+    lora_alpha: float | None = None
+    lora_targets: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what needs no model to be checked."""
+        if self.lora_rank < 0:
+            raise ConfigError(f"model.backbone.lora_rank is {self.lora_rank}; give a rank of at least 1, or 0 for none")
+        if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
+            raise ConfigError(f"model.backbone.lora_alpha is {self.lora_alpha}; it must be above 0")
+        if self.lora_targets is not None and not all(self.lora_targets or [""]):
+            raise ConfigError("model.backbone.lora_targets is empty; name layers (as qkv), or leave it out")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"model.backbone.layer_decay is {self.layer_decay}; give a factor above 0, at most 1")
+        # Files of other kinds than YAML (JSON) know words as keys only.
+        self.unfreeze = {int(epoch): value for epoch, value in (self.unfreeze or {}).items()} or None
+        before = self.freeze
+        for epoch, value in sorted((self.unfreeze or {}).items()):
+            key = f"model.backbone.unfreeze.{epoch}"
+            if epoch < 1:
+                raise ConfigError(f"{key}: epochs are counted from 0, give 1 or more; what trains first is freeze")
+            if trained_share(value, key) <= trained_share(before):
+                raise ConfigError(
+                    f"{key} is '{plain_freeze(value)}', after '{plain_freeze(before)}'; it must train more (freezing "
+                    "again is for model.stages)"
+                )
+            before = value
 
 
 @dataclass
@@ -104,8 +142,12 @@ def preset(name: str, channels: int | None = None, head_channels: int | None = N
     return widths
 
 
-def parse_freeze(freeze: bool | str) -> int | None:
+def parse_freeze(freeze: bool | str, key: str = "model.backbone.freeze") -> int | None:
     """Number of trainable last blocks: None for all (False), 0 for none (True), n for ``"last_<n>"``.
+
+    Args:
+        freeze: The value.
+        key: Where it stands, for messages.
 
     Raises:
         ConfigError: The value is none of these.
@@ -114,8 +156,19 @@ def parse_freeze(freeze: bool | str) -> int | None:
         return 0 if freeze else None
     match = re.fullmatch(r"last_([1-9]\d*)", str(freeze))
     if match is None:
-        raise ConfigError(f"model.backbone.freeze: got '{freeze}', use true, false or last_<n> with n >= 1 (as last_4)")
+        raise ConfigError(f"{key}: got '{freeze}', use true, false or last_<n> with n >= 1 (as last_4)")
     return int(match[1])
+
+
+def trained_share(freeze: bool | str, key: str = "model.backbone.freeze") -> float:
+    """Return the number of trainable last blocks, infinite for all, so that values can be compared."""
+    blocks = parse_freeze(freeze, key)
+    return math.inf if blocks is None else blocks
+
+
+def plain_freeze(freeze: bool | str) -> str:
+    """Return a value of ``freeze`` as YAML spells it."""
+    return str(freeze).lower() if isinstance(freeze, bool) else freeze
 
 
 def check_tasks(tasks: dict[str, int]) -> None:

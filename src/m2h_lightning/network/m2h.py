@@ -6,6 +6,7 @@ Perception, arXiv 2510.17363.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -148,25 +149,50 @@ class M2HNet(nn.Module):
         """The backbone's parameters that train."""
         return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Trainable parameters in up to four groups, for the optimiser.
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Parameters that train now and that the losses of several tasks reach; none with a single task.
+
+        These are backbone and MSTR, and with WMCA, where the tasks' maps meet, every task's MSF and WMCA itself. GGFM,
+        the fusion after it and the heads are each task's own.
+        """
+        if len(self.tasks) < 2:
+            return []
+        parts: list[nn.Module] = [self.backbone, self.mstr]
+        if self.wmca is not None:
+            parts += [self.msf, self.wmca]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def parameter_groups(self, freezes: Collection[bool | str] | None = None) -> list[dict[str, Any]]:
+        """Parameters that ever train, in groups for the optimiser.
+
+        Args:
+            freezes: The values that ``model.backbone.freeze`` takes in the course of the run; what trains under any of
+                them is in the groups. None: what trains now.
 
         Returns:
-            Dicts of ``name`` ("backbone", "backbone_no_decay", "network", "network_no_decay"), ``params``,
-            ``lr_factor`` and ``decay``. Biases, norms, position tables and task embeddings take no weight decay. Empty
-            groups are left out.
+            Dicts of ``name``, ``params``, ``lr_factor`` and ``decay``, up to four: "backbone", "backbone_no_decay",
+            "network", "network_no_decay". Biases, norms, position tables and task embeddings take no weight decay. With
+            a ``layer_decay`` below 1, each block of the backbone has groups of its own, "backbone_layer_03" (00 is
+            before the first of n blocks, n + 1 after the last), slower by that factor for every block between it and
+            the end (Clark et al., ELECTRA, ICLR 2020; Bao et al., BEiT, ICLR 2022). Empty groups are left out.
         """
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        config = self.backbone_config
+        trains = {f"backbone.{n}" for value in freezes or () for n in self.backbone.trainable_names(value)}
+        numbers = {f"backbone.{name}": number for name, number in self.backbone.unit_numbers().items()}
+        after = len(self.backbone.units) + 1
+        groups: dict[tuple[str, bool], dict[str, Any]] = {}
         for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                decay = parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in _NO_DECAY
-                groups.setdefault((name.startswith("backbone."), decay), []).append(parameter)
-        return [
-            {
-                "name": ("backbone" if backbone else "network") + ("" if decay else "_no_decay"),
-                "params": parameters,
-                "lr_factor": self.backbone_config.lr_factor if backbone else 1.0,
-                "decay": decay,
-            }
-            for (backbone, decay), parameters in groups.items()
-        ]
+            inside = name in numbers
+            if not (name in trains if inside and freezes is not None else parameter.requires_grad):
+                continue
+            part, factor = ("backbone", config.lr_factor) if inside else ("network", 1.0)
+            if inside and config.layer_decay < 1:
+                part += f"_layer_{numbers[name]:02d}"
+                factor *= config.layer_decay ** (after - numbers[name])
+            decay = parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in _NO_DECAY
+            found = groups.setdefault(
+                (part, decay),
+                {"name": part + ("" if decay else "_no_decay"), "params": [], "lr_factor": factor, "decay": decay},
+            )
+            found["params"].append(parameter)
+        return list(groups.values())

@@ -95,19 +95,43 @@ class GradientBalancer(Balancer):
 
     by_gradient = True
 
+    def __init__(self, terms: Sequence[str]) -> None:
+        super().__init__(terms)
+        self.passes, self.shared_size = len(self.terms), 0
+
     def forward(self, losses: Tensor, present: Tensor, moment: Moment) -> Tensor:
         """Return ones: what the total loss of a step shows. The weights come from :meth:`weigh`."""
         return present.to(losses.dtype)
 
     @abstractmethod
-    def weigh(self, gramian: Tensor, losses: Tensor, moment: Moment) -> Tensor:
+    def weigh(self, gramian: Tensor, losses: Tensor, terms: Sequence[str], moment: Moment) -> Tensor:
         """Return the weights of the losses that are present.
 
         Args:
             gramian: G = J Jᵀ of the gradients averaged over processes and accumulated batches, float64 T×T on the CPU.
-            losses: The same losses, detached, T, float64 on the CPU.
+            losses: The losses as they are, without static weights, detached, T, float64 on the CPU.
+            terms: Their names: those of ``self.terms`` that are present, in that order.
             moment: When.
 
         Returns:
-            float64, T, on the CPU.
+            float64, T, on the CPU. Ones mean: as with the static weights alone.
         """
+
+    def will_differentiate(self, passes: int, size: int) -> None:
+        """Take note of what the steps cost, for the log.
+
+        Args:
+            passes: Backward passes of a batch.
+            size: Numbers in the shared parameters that train.
+        """
+        self.passes, self.shared_size = passes, size
+
+    @property
+    def cost(self) -> str:
+        """Backward passes, and the memory in which their gradients are kept (float32)."""
+        plural = "es" if self.passes > 1 else ""
+        kept = self.passes * self.shared_size * 4 / 1e6
+        return (
+            f"{self.passes} backward pass{plural} over the shared part instead of 1, "
+            f"{self.passes} × {self.shared_size / 1e6:.2f} M gradients kept ({kept:.0f} MB)"
+        )

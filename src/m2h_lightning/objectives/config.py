@@ -27,13 +27,14 @@ class BalancingConfig:
         name: One backward pass: static, dwa, uncertainty, gls, rlw, log, famo, stch. One per task: gradnorm, pcgrad,
             cagrad, imtl, mgda, nash, aligned, upgrad (extra: balancing).
         over: Balance the tasks' losses only, or all of them and the consistency losses.
-        sampling: Probability, per task, that its loss takes part in an optimiser step; missing tasks always do.
+        sampling: Probability, per task, that its loss takes part in an optimiser step; missing tasks always do, and
+            at least one does.
         dwa_temperature: T of dwa; larger is closer to equal weights.
         uncertainty_lr: Learning rate of the log-variances; null takes ``model.optimizer.lr``.
         famo_lr: Learning rate of famo's logits.
         famo_decay: Their weight decay.
         stch_mu: Smoothing of stch; smaller is closer to the largest loss alone.
-        stch_warmup: Epochs with equal weights, whose last one's mean losses are stch's scale.
+        stch_warmup: Epochs in which stch minimises the sum of the logarithms; the last one's mean losses are its scale.
         gradnorm_alpha: Exponent of gradnorm: how strongly slow tasks are favoured.
         gradnorm_lr: Learning rate of gradnorm's weights.
         cagrad_c: Radius of cagrad, as a share of the mean gradient's length.
@@ -103,7 +104,8 @@ class DepthNormalsConfig:
         start_epoch: First epoch in which it acts.
         ramp: Epochs over which λ rises linearly from 0, counted from the first one in which it acts.
         detach: The side that is taken as given and receives no gradient.
-        max_step: Largest relative depth step between neighbours; pixels beyond lie at occlusion edges and are left out.
+        max_step: Largest relative depth step between neighbours, of the labels where known, else of the prediction;
+            pixels beyond lie at occlusion edges and are left out.
     """
 
     weight: float = 0.0
@@ -130,8 +132,8 @@ class EdgesSemsegConfig:
         detach: The side that is taken as given and receives no gradient.
         boundary: Soft boundary between neighbours x and x′: "disagreement" 1 − Σ p(x)p(x′), or "variation"
             ½ Σ |p(x) − p(x′)|, which is 0 where both are equally unsure.
-        band: Only pixels within this distance (pixels, a square) of a labelled class border count, as edge labels hold
-            more than class borders; 0 takes all pixels.
+        band: Only pixels with two labelled classes within this distance (pixels, a square) count, as edge labels hold
+            more than class borders; images without class labels go by the predicted ones. 0 takes all pixels.
     """
 
     weight: float = 0.0

@@ -13,9 +13,13 @@ from m2h_lightning.data.raw import INVALID
 from m2h_lightning.objectives.base import Moment
 from m2h_lightning.objectives.build import build_balancer
 from m2h_lightning.objectives.config import BalancingConfig, ConsistencyConfig
+from m2h_lightning.objectives.consistency import check_depth_unit, consistency_losses
 from m2h_lightning.objectives.processes import mean_over_processes
 from m2h_lightning.objectives.settings import check_balancing, check_consistency
 from m2h_lightning.tasks import Task
+
+SAMPLING = 0
+"""``purpose`` of the tasks' draws in :meth:`Moment.generator`."""
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Objective(nn.Module):
         super().__init__()
         check_balancing(balancing, list(tasks))
         self.consistency_weights = check_consistency(consistency, list(tasks))
+        check_depth_unit(tasks, list(self.consistency_weights))
         self.tasks = dict(tasks)
         self.loss_weights = dict(loss_weights)
         self.balancing, self.consistency = balancing, consistency
@@ -97,7 +102,8 @@ class Objective(nn.Module):
         self, raw: Mapping[str, Tensor], batch: Mapping[str, Any]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return per consistency loss that is switched on its value and whether any pixel took part."""
-        raise NotImplementedError
+        agree = mean_over_processes if self.training else None
+        return consistency_losses(self.tasks, raw, batch, self.consistency, list(self.consistency_weights), agree)
 
     def forward(
         self,
@@ -115,25 +121,17 @@ class Objective(nn.Module):
             strengths: Share, 0 to 1, with which each consistency loss acts now; missing ones act in full.
         """
         strengths = {name: (strengths or {}).get(name, 1.0) for name in self.consistency_weights}
-        found = self.task_losses(raw, batch)
-        if any(strengths.values()):
-            found |= {k: v for k, v in self.consistency_losses(raw, batch).items() if strengths[k] > 0}
-        losses = {name: loss for name, (loss, _) in found.items()}
+        losses, means, labelled = self._measured(raw, batch, strengths)
         names = list(losses)
-        seen = torch.stack([has.to(torch.float32) for _, has in found.values()])
-        # One message for both: a loss is finite or not, and present or not, on all processes alike.
-        shared = mean_over_processes(torch.cat([torch.stack(list(losses.values())).detach(), seen]))
-        means, present = shared[: len(names)], (shared[len(names) :] > 0) & self._drawn(names, moment, shared.device)
+        present = labelled & self._drawn(names, moment, means.device)
         factors = [self.loss_weights.get(n, 1.0) * self._consistency_factor(n, strengths) for n in names]
         scaled = torch.stack([factor * losses[name] for factor, name in zip(factors, names, strict=True)])
-        static = shared.new_tensor(factors)
+        static = means.new_tensor(factors)
 
         balanced = [name for name in self.balanced if name in losses]
         at = [names.index(name) for name in balanced]
-        columns = torch.tensor([self.balanced.index(name) for name in balanced], device=shared.device)
-        every_mean = shared.new_zeros(len(self.balanced)).index_copy(0, columns, (means * static)[at])
-        every_present = torch.zeros(len(self.balanced), dtype=torch.bool, device=shared.device)
-        every_present[columns] = present[at]
+        columns = torch.tensor([self.balanced.index(name) for name in balanced], device=means.device)
+        every_mean, every_present = self._for_balancer(names, means, present)
         chosen = self.balancer(every_mean, every_present, moment)[columns]
         # A term that does not take part is multiplied by zero, not left out: its parameters keep (zero) gradients.
         total = (chosen * scaled[at]).sum()
@@ -157,15 +155,76 @@ class Objective(nn.Module):
             total=total,
         )
 
+    @torch.no_grad()
+    def look_again(
+        self,
+        raw: Mapping[str, Tensor],
+        batch: Mapping[str, Any],
+        strengths: Mapping[str, float] | None = None,
+    ) -> dict[str, Tensor]:
+        """Hand a method that ``repeats_forward`` the losses of the same batch after the update.
+
+        Args:
+            raw: Raw maps of the updated network, B×channels×H×W.
+            batch: The batch of the last :meth:`forward`.
+            strengths: As they were given there.
+
+        Returns:
+            The losses, averaged over processes.
+        """
+        strengths = {name: (strengths or {}).get(name, 1.0) for name in self.consistency_weights}
+        losses, means, labelled = self._measured(raw, batch, strengths)
+        self.balancer.after_step(*self._for_balancer(list(losses), means, labelled))
+        return dict(zip(losses, means.unbind(), strict=True))
+
+    def _measured(
+        self, raw: Mapping[str, Tensor], batch: Mapping[str, Any], strengths: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Return the losses that act, their means over processes, and whether any process has a label for them."""
+        found = self.task_losses(raw, batch)
+        if any(strengths.values()):
+            found |= {k: v for k, v in self.consistency_losses(raw, batch).items() if strengths[k] > 0}
+        losses = {name: loss for name, (loss, _) in found.items()}
+        seen = torch.stack([has.to(torch.float32) for _, has in found.values()])
+        # One message for both: a loss is finite or not, and present or not, on all processes alike.
+        shared = mean_over_processes(torch.cat([torch.stack(list(losses.values())).detach(), seen]))
+        return losses, shared[: len(losses)], shared[len(losses) :] > 0
+
+    def _for_balancer(self, names: list[str], means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses and presence in the order of ``balanced``, as the balancing method sees them.
+
+        Consistency losses have their full weight here, and their strength only in the sum: a ramp is no fall or rise
+        of a loss, and methods that are blind to a loss's scale would undo it.
+        """
+        static = {**self.loss_weights, **self.consistency_weights}
+        at = [names.index(name) for name in self.balanced if name in names]
+        columns = torch.tensor([self.balanced.index(names[i]) for i in at], device=means.device)
+        every_mean = means.new_zeros(len(self.balanced))
+        every_mean[columns] = (means * means.new_tensor([static[name] for name in names]))[at]
+        every_present = torch.zeros(len(self.balanced), dtype=torch.bool, device=means.device)
+        every_present[columns] = present[at]
+        return every_mean, every_present
+
     def _consistency_factor(self, name: str, strengths: Mapping[str, float]) -> float:
         return self.consistency_weights[name] * strengths[name] if name in self.consistency_weights else 1.0
 
     def _drawn(self, names: list[str], moment: Moment, device: torch.device) -> Tensor:
-        """Return which terms take part in this step; consistency losses always do, and so does at least one task."""
+        """Return which terms take part in this step, by ``model.balancing.sampling``; consistency losses always do.
+
+        Each task is drawn with its own probability, once per optimiser step: alike on all processes and in all batches
+        whose gradients are accumulated. If none was drawn the one that came closest takes part. The losses are not
+        divided by the probabilities: a task that is drawn half of the time has half of the say, which is the point.
+        """
         sampling = self.balancing.sampling
-        if not sampling:
-            return torch.ones(len(names), dtype=torch.bool, device=device)
-        raise NotImplementedError
+        drawn = dict.fromkeys(self.tasks, True)
+        if sampling:
+            # By name: which task gets which number must not depend on their order.
+            order = sorted(self.tasks)
+            numbers = torch.rand(len(order), generator=moment.generator(SAMPLING)).tolist()
+            distance = {task: number / sampling.get(task, 1.0) for task, number in zip(order, numbers, strict=True)}
+            reach = max(1.0, min(distance.values()))
+            drawn = {task: value < 1 or value == reach for task, value in distance.items()}
+        return torch.tensor([drawn.get(name, True) for name in names], device=device)
 
 
 def unknown_label(task: str, raw: Tensor) -> Tensor:

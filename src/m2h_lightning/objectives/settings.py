@@ -15,6 +15,13 @@ CONSISTENCY_TASKS = {
 """Consistency losses and the tasks each of them needs."""
 
 
+def start_epochs(config: ConsistencyConfig) -> dict[str, int]:
+    """Return ``start_epoch`` of the consistency losses that are switched on, by the name of their section."""
+    sections = (term.removeprefix("consistency/") for term in CONSISTENCY_TASKS)
+    found = {name: getattr(config, name) for name in sections}
+    return {name: section.start_epoch for name, section in found.items() if section.weight > 0}
+
+
 def check_balancing(config: BalancingConfig, tasks: Sequence[str]) -> None:
     """Refuse settings that name a task which is not trained.
 

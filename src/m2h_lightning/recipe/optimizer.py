@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from m2h_lightning.errors import ConfigError
+from m2h_lightning.errors import CheckpointError, ConfigError
 
 
 @dataclass
@@ -62,3 +62,25 @@ def make_optimizer(
         made.append({"params": list(balancing), "name": "balancing", "lr": balancing_lr, "weight_decay": 0.0})
     make = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return make(made, lr=config.lr, betas=(config.betas[0], config.betas[1]))
+
+
+def check_groups(stored: Sequence[dict[str, Any]], groups: Sequence[dict[str, Any]]) -> None:
+    """Refuse an optimiser's state that belongs to another choice of trained parameters.
+
+    Args:
+        stored: ``param_groups`` of the checkpoint's optimiser.
+        groups: Parameter groups of the network, as for :func:`make_optimizer`.
+
+    Raises:
+        CheckpointError: Groups or their sizes differ.
+    """
+    sizes = [
+        ", ".join(f"{group['name']} {len(group['params'])}" for group in some if group.get("name") != "balancing")
+        for some in (stored, groups)
+    ]
+    if sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"the checkpoint's optimiser has tensors of {sizes[0]}, this run trains {sizes[1]}: model.stages or "
+            "model.backbone (freeze, unfreeze, layer_decay, lora_*) differ; leave them as they were, or start a new "
+            "run from its weights with model.init_weights"
+        )

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from m2h_lightning.errors import CheckpointError
 from m2h_lightning.files import atomic
+from m2h_lightning.runs.folder import CHECKPOINTS, checkpoint_candidates
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -56,3 +58,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no 'state_dict'; give one of a run folder")
     return checkpoint
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """Return the newest readable checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: None can be read.
+    """
+    problem: CheckpointError | None = None
+    for path in checkpoint_candidates(folder):
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            problem = problem or error
+            rank_zero_warn(f"{error}; trying the one before it")
+            continue
+        return path
+    raise problem or CheckpointError(f"no complete checkpoint in {folder / CHECKPOINTS}; give another run folder")
