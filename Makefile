@@ -12,7 +12,7 @@ export M2H_DATA := $(DATA)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test lint format bench bench-data bench-metrics doctor constraints clean
+.PHONY: help setup demo train baselines test lint format bench bench-data bench-metrics doctor constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,10 +22,10 @@ help:  ## List the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
 ifdef UV
 	test -x $(PY) || uv venv --quiet --python $(PYTHON) .venv
-	uv pip install --quiet --python $(PY) -c constraints.txt -e '.[data,dev,tensorboard]'
+	uv pip install --quiet --python $(PY) -c constraints.txt -e '.[balancing,data,dev,lora,tensorboard]'
 else
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,dev,tensorboard]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[balancing,data,dev,lora,tensorboard]'
 endif
 	@touch $@
 
@@ -37,6 +37,9 @@ demo: .venv/.stamp  ## Render rooms, train M2H on them, test on unseen rooms, pr
 
 train: .venv/.stamp  ## Train one experiment: make train EXPERIMENT=experiments/rooms.yaml ARGS='--model.wmca.window_size 9'
 	$(RUN) fit --config $(EXPERIMENT) $(ARGS)
+
+baselines: .venv/.stamp  ## Train a single-task network per task, print Δm: make baselines EXPERIMENT=experiments/rooms.yaml
+	$(RUN) baselines --config $(EXPERIMENT) $(ARGS)
 
 test: .venv/.stamp  ## Run the test suite
 	$(PY) -m pytest $(ARGS)
@@ -63,7 +66,8 @@ doctor: .venv/.stamp  ## Check the installation
 	$(RUN) doctor
 
 constraints: .venv/.stamp  ## Compile constraints.txt from setup.cfg again
-	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 setup.cfg --extra data --extra dev --extra tensorboard \
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 setup.cfg --extra data --extra dev \
+		--extra tensorboard --extra balancing --extra lora \
 		--no-header --no-annotate --no-emit-index-url -o constraints.txt
 
 clean:  ## Remove .venv and caches; runs and data stay

@@ -24,6 +24,7 @@ TRAINING_VERBS = {
     "predict": "predict the test split:           --config … --ckpt_path … [--save DIR]",
 }
 OTHER_VERBS = {
+    "baselines": "train one network per task and print Δm:      --config experiments/rooms.yaml [options of fit]",
     "evaluate": "score predictions in files, whoever made them:   --pred DIR (--config … | --data NYUDv2)",
     "summary": "parameters and GMACs per box of the network: --config … [--model.*] [--size H W]",
     "data": "prepare, verify or synthesize data sets:          data prepare|verify|synthesize …",
@@ -79,6 +80,10 @@ def _dispatch(words: list[str], program: str) -> int:
         return _train(verb, rest)
     if verb == "evaluate":
         return _evaluate(rest)
+    if verb == "baselines":
+        from m2h_lightning.commands.baselines import main_baselines
+
+        return main_baselines(rest)
     if verb == "summary":
         from m2h_lightning.commands.summary import main_summary
 

@@ -7,29 +7,32 @@ was asked for. Keys that only steer training are the user's.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
 from m2h_lightning.commands.arguments import Arguments
-from m2h_lightning.errors import CheckpointError, ConfigError
-from m2h_lightning.runs.checkpoint_io import read_checkpoint
-from m2h_lightning.runs.folder import checkpoint_candidates, flatten, plain
+from m2h_lightning.errors import ConfigError
+from m2h_lightning.runs.folder import flatten, plain
 
 TRAINING_KEYS = (
     "optimizer",
     "schedule",
     "losses",
     "loss_weights",
+    "balancing",
+    "consistency",
+    "stages",
+    "ema",
     "metrics",
     "compile",
     "gradient_checkpointing",
     "init_weights",
+    "init_partial",
     "backbone.pretrained",
     "backbone.checkpoint",
     "backbone.freeze",
+    "backbone.unfreeze",
     "backbone.lr_factor",
+    "backbone.layer_decay",
     "backbone.drop_path",
     "wmca.chunk",
 )
@@ -72,24 +75,6 @@ def merge_hyper_parameters(
                 f"with {_show(value)}; leave the key out to take the checkpoint's, or train anew without the checkpoint"
             )
     return taken
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """Return the newest readable checkpoint of a run folder.
-
-    Raises:
-        CheckpointError: None can be read.
-    """
-    problem: CheckpointError | None = None
-    for path in checkpoint_candidates(folder):
-        try:
-            read_checkpoint(path)
-        except CheckpointError as error:
-            problem = problem or error
-            rank_zero_warn(f"{error}; trying the one before it")
-            continue
-        return path
-    raise problem or CheckpointError(f"run.resume: nothing to resume in {folder}: it has no checkpoint; start anew")
 
 
 def _show(value: Any) -> str:

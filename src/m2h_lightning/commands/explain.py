@@ -25,7 +25,7 @@ def explain(message: str, known_keys: Iterable[str], arguments: Arguments, data_
         arguments: The command line, which knows where keys stand.
         data_class: The base class of the data sets.
     """
-    keys = sorted({*known_keys, *_data_keys(data_class)})
+    keys = sorted({*known_keys, *data_keys(data_class)})
     text = " ".join(message.split())
     if found := re.match(r"unrecognized arguments: (\S+)", text):
         word = found.group(1)
@@ -43,12 +43,29 @@ def explain(message: str, known_keys: Iterable[str], arguments: Arguments, data_
         mend = "--data Rooms, or --config with an experiment file" if "data" in names else "see --help"
         return f"{', '.join(names)} is missing; give {mend}"
     if found := re.match(r"argument (\S+): expected one argument", text):
-        return f"{found.group(1)} needs a value"
+        return _no_value(found.group(1), arguments.words)
     if found := re.match(r"argument \S+ --> (\S+): ", text):
         return f"{found.group(1)} comes from the data set; leave it out and choose the data set with --data"
     if found := re.match(r'Parser key "([^"]+)": ?(.*)', text):
         return _wrong_value(found.group(1), found.group(2), keys, arguments, data_class)
     return text
+
+
+def group_value(key: str, value: object, keys: Iterable[str], arguments: Arguments) -> str:
+    """Return the line for a plain value where a group of keys stands, such as ``wmca: 3``."""
+    if value is None:
+        return f"{key} is null{arguments.place(key)}; leave it out to have the defaults"
+    inside = dict.fromkeys(name.removeprefix(f"{key}.") for name in keys if name.startswith(f"{key}."))
+    shown = sorted(inside, key=lambda name: name != "name")[:MAX_LISTED]
+    more = " …" if len(inside) > len(shown) else ""
+    return f"{key} is {value!r}{arguments.place(key)}; it is a group of keys: {', '.join(shown)}{more}"
+
+
+def _no_value(option: str, words: list[str]) -> str:
+    """Return the line for an option without a value; one like -1e-3 was taken for the next option."""
+    after = words[words.index(option) + 1 : words.index(option) + 2] if option in words else []
+    number = re.fullmatch(r"-[\d.].*", after[0]) if after else None
+    return f"{option} needs a value" + (f"; write {option}={after[0]}" if number else "")
 
 
 def unknown_key(key: str, keys: Iterable[str], arguments: Arguments) -> str:
@@ -86,6 +103,9 @@ def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, 
             return unknown_key(f"{key}.{found.group(1)}.{found.group(2)}", keys, arguments)
         if found := re.match(r'Parser key "([^"]+)": (.*)', inner):
             return _wrong_value(f"{key}.{found.group(1)}", found.group(2), keys, arguments, data_class)
+    if found := re.match(r"Unable to load config '(.*?)'(?= - Parser key|$)", problem):
+        value = None if found.group(1) in ("null", "None") else found.group(1)
+        return group_value(key, value, keys, arguments)
     base = {"data": data_class, "trainer.callbacks": Callback, "trainer.logger": Logger}.get(key)
     if found := re.search(r"Option '([^']+)' is not accepted", problem):
         wrong = f"{key}.{found.group(1)}"
@@ -169,7 +189,8 @@ def init_parameters(class_: type) -> list[str]:
     return names
 
 
-def _data_keys(data_class: type) -> set[str]:
+def data_keys(data_class: type) -> set[str]:
+    """Return the keys of all data sets that are imported, fields of groups such as ``data.augment.flip`` included."""
     classes = [child for child in subclasses(data_class) if issubclass(child, LightningDataModule)]
     keys = {f"data.{name}" for child in classes for name in init_parameters(child)}
     # The fields of groups, such as data.augment.flip.

@@ -12,7 +12,8 @@ from m2h_lightning.errors import ConfigError
 
 USAGE = """usage: m2h summary --config experiments/rooms.yaml [--model.* …] [--size H W]
 
-Print parameters and multiply-adds (GMACs) per box of the network's figure; nothing is trained, loaded or written.
+Print parameters and multiply-adds (GMACs) per box of the network's figure, and how it would train: adapters, stages,
+average of the weights, balancing. Nothing is trained, loaded or written.
   --size H W   height and width of the image in pixels (default 448 448)"""
 
 
@@ -28,6 +29,7 @@ class SummaryCLI(TrainingCLI):
         if "backbone" in self.options.model:
             self.options.model.backbone.pretrained = False
             self.options.model.backbone.checkpoint = None
+            self.options.model.init_weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make no trainer."""
@@ -35,8 +37,15 @@ class SummaryCLI(TrainingCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         from m2h_lightning.network.summary import format_summary, summarize
+        from m2h_lightning.recipe import training_lines
 
-        print(format_summary(summarize(self.model.net, self.size), self.size))
+        model = self.model
+        print(format_summary(summarize(model.net, self.size), self.size))
+        for line in training_lines(model.net, model.timeline, model.optimizer_config.lr, model.ema):
+            print(line)
+        balancing = model.objective.balancing.name
+        if balancing != "static":
+            print(f"balancing {balancing}: {model.objective.balancer.cost}")
 
 
 def main_summary(words: list[str]) -> int:

@@ -23,16 +23,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from m2h_lightning.callbacks.run_folder import RunFolder
 from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
-from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters, newest_checkpoint
+from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters
 from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
-from m2h_lightning.commands.explain import explain, init_parameters, subclasses
+from m2h_lightning.commands.explain import data_keys, explain, group_value, init_parameters, subclasses
+from m2h_lightning.commands.length import settle_length
+from m2h_lightning.commands.narrowing import narrow
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.data.memory import keep_freed_memory
 from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.predictions.formats import SaveFormat
 from m2h_lightning.runs import folder as runs
-from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, newest_checkpoint, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
 
 TRAINER_DEFAULTS = {"max_epochs": 50, "log_every_n_steps": 10, "enable_model_summary": False}
@@ -132,6 +134,7 @@ class TrainingCLI(LightningCLI):
     """
 
     trial = False  # the summary command builds the model and makes no trainer and no folder
+    quiet = False  # a plan of several runs leaves it to them to tell what they leave out
 
     def __init__(
         self, arguments: Arguments, model_class: type[LightningModule], data_class: type[LightningDataModule]
@@ -209,16 +212,15 @@ class TrainingCLI(LightningCLI):
             check_checkpoint_path(str(path))
 
     def _check_groups(self, verb: str) -> None:
-        """Refuse a plain value where a group of keys stands, such as ``model: {wmca: 3}``."""
+        """Refuse null or a plain value where a group of keys stands, such as ``model: {wmca: 3}``."""
         actions = self._subcommand_parsers[verb]._actions
         names = [action.dest for action in actions if not action.dest.endswith(".help")]
+        names += sorted(data_keys(self.data_class))
         for key, value in self.given.items():
-            if key not in ("data", "trainer.logger") and any(name.startswith(f"{key}.") for name in names):
-                if value is None or isinstance(value, dict):
-                    continue
-                inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")][:6]
-                place = self.arguments.place(key)
-                raise ConfigError(f"{key} is {value!r}{place}; it is a group of keys: {', '.join(inside)} …")
+            if isinstance(value, dict) or key in ("data", "trainer.logger"):
+                continue
+            if any(name.startswith(f"{key}.") for name in names):
+                raise ConfigError(group_value(key, value, names, self.arguments))
 
     def _reset_stale_data_defaults(self) -> None:
         """Give every data argument that nobody wrote the default of the class that is used.
@@ -250,6 +252,8 @@ class TrainingCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Reconcile the model's keys with the checkpoint's, instead of letting the checkpoint win in silence."""
+        self._narrow()
+        self._settle_length()
         if self.arguments.resume is not None:
             self._check_finished(self.arguments.resume)
             self.options.ckpt_path = str(newest_checkpoint(self.arguments.resume))
@@ -265,12 +269,28 @@ class TrainingCLI(LightningCLI):
         self.checkpoint_facts = stored.get("facts")
         for key, value in merge_hyper_parameters(stored, given, flat, str(path), self.arguments).items():
             self.options[f"model.{key}"] = value
+        self._narrow()  # a checkpoint of one task, tested with its experiment's file
+        self._settle_length()  # stages that nobody wrote are the checkpoint's
         self.tree = self._tree()
         if self.options.get("model.backbone.pretrained"):
             rank_zero_info(f"the backbone's weights come from {path}: pretrained weights are not fetched again")
             self.options.model.backbone.pretrained = False
         if self.options.get("model.backbone.checkpoint"):
             self.options.model.backbone.checkpoint = None
+        if self.options.get("model.init_weights"):
+            rank_zero_info(f"model.init_weights {self.options.model.init_weights} is not read: weights are from {path}")
+            self.options.model.init_weights = None
+
+    def _narrow(self) -> None:
+        """Drop what files say of tasks that are not trained, and tell it."""
+        line = narrow(self.options, self.given, self.arguments)
+        if line is not None and not self.quiet:
+            rank_zero_info(line)
+
+    def _settle_length(self) -> None:
+        """Let the stages say how long training takes; the other verbs take no time from them."""
+        if self.arguments.verb == "fit":
+            settle_length(self.options, self.given, self.arguments)
 
     def _tree(self) -> dict[str, Any]:
         """Return the configuration as plain nested mappings that run this command again, in a new folder."""
@@ -281,6 +301,8 @@ class TrainingCLI(LightningCLI):
             experiment = runs.slug(Path(self.arguments.config_files[0]).stem)
         if self.arguments.resume is not None:
             tree["ckpt_path"] = None
+        if self.arguments.verb == "fit" and self.options.model.stages:
+            tree["trainer"]["max_epochs"] = None  # so that other stages, at a resume, may be longer
         tree["run"].update(experiment=experiment, id=None, resume=None)
         tree.pop("config", None)
         return tree
@@ -292,10 +314,12 @@ class TrainingCLI(LightningCLI):
         budget = json.loads(result.read_text()).get("budget") or {}
         now = {key: self.options.trainer.get(key) for key in budget}
         if all(now[key] in (value, None) for key, value in budget.items()):
-            longer = (
-                f"--trainer.max_epochs {2 * int(budget['max_epochs'])}" if budget.get("max_epochs") else "a new limit"
-            )
-            raise AlreadyFinished(f"{folder} is finished: see {result}; to train longer add {longer}")
+            longer = "add a new limit"
+            if self.options.model.stages:
+                longer = "give --model.stages with a longer or a further stage"
+            elif budget.get("max_epochs"):
+                longer = f"add --trainer.max_epochs {2 * int(budget['max_epochs'])}"
+            raise AlreadyFinished(f"{folder} is finished: see {result}; to train longer {longer}")
 
     def _facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Return the facts the model is built with: the checkpoint's, which its weights fit, else the data set's."""

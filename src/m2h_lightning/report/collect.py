@@ -61,7 +61,7 @@ class Run:
         conditions: What decides whether values are comparable (``CONDITIONS``); None where that is not known.
         data: Name of the data set.
         backbone: Name, origin of the weights and freezing of the backbone; None where the network is not known.
-        network: Preset, channels, blocks and length of the training, which should be alike and need not.
+        network: Preset, channels, blocks, length and labels of the training, which should be alike and need not.
         label: What it was called when somebody's predictions were scored; None for runs of this package.
     """
 
@@ -223,7 +223,8 @@ def _parse(path: Path, content: dict[str, Any]) -> Run:
         label=str(content["name"]) if content.get("name") else None,
         network={key: (network or {}).get(key) for key in ("preset", "channels")}
         | {block: ((network or {}).get(block) or {}).get("enabled") for block in ("wmca", "ggfm")}
-        | {key: (content.get("budget") or {}).get(key) for key in ("max_epochs", "max_steps")},
+        | {key: (content.get("budget") or {}).get(key) for key in ("max_epochs", "max_steps")}
+        | {"training labels": _training_labels(data.get("training_labels"))},
     )
 
 
@@ -264,6 +265,14 @@ def _conditions(evaluation: Mapping[str, Any], data: Mapping[str, Any], images: 
         "max_dist": evaluation["max_dist"],
     }
     return {k: float(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in found.items()}
+
+
+def _training_labels(given: Mapping[str, Any] | None) -> str:
+    """Return in words which labels a run was trained with (``data.labels``)."""
+    if not given:
+        return "all"
+    shares = [f"{task} {share:g}" for task, share in sorted(given["shares"].items())]
+    return ", ".join([f"{given['mode']} (seed {given['seed']})", *shares])
 
 
 def _backbone(network: Mapping[str, Any]) -> dict[str, Any]:
