@@ -18,6 +18,7 @@ SMALL = [
     "--model.channels", "8", "--model.head_channels", "8", "--model.wmca.heads", "2",
     "--model.backbone.name", "test_vit", "--model.backbone.pretrained", "false",
     "--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--run.wandb", "disabled",
+    "--model.stages", "null",  # so that --trainer.max_epochs can be short
 ]  # fmt: skip
 DATA = {
     "Rooms": [
