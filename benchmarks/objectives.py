@@ -39,7 +39,6 @@ VARIANTS = [
     Variant("static", None, ["--model.balancing.name", "static", *NO_CONSISTENCY]),
     Variant("dwa", "static", NO_CONSISTENCY),
     Variant("uncertainty", "static", ["--model.balancing.name", "uncertainty", *NO_CONSISTENCY]),
-    Variant("static + consistency", "static", ["--model.balancing.name", "static"]),
     Variant("dwa + consistency", "dwa", []),
 ]
 

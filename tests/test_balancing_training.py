@@ -134,8 +134,9 @@ def test_an_overflow_on_one_process_skips_the_step_on_both(two_processes):
 @pytest.mark.parametrize("method", [*LINEAR, *GRADIENT_BASED])
 def test_accumulated_halves_train_as_the_batch(method):
     plain = {"losses": LossConfig(depth_si_weight=0.0), "consistency": ConsistencyConfig(smoothness={"weight": 0.1})}
-    whole = train(module(method, **plain), Loader(complete=True), max_steps=2)
-    halves = train(module(method, **plain), Loader(2, complete=True), max_steps=2, accumulate_grad_batches=2)
+    steps = 2 if method == "pcgrad" else 1  # one that would show what a step leaves to the next
+    whole = train(module(method, **plain), Loader(complete=True), max_steps=steps)
+    halves = train(module(method, **plain), Loader(2, complete=True), max_steps=steps, accumulate_grad_batches=2)
     assert difference(halves["parameters"], whole["parameters"]) < 1e-5
     if method == "dwa":  # twice as many losses, and the same means
         first, second = (run["state"]["sums"] / run["state"]["steps"] for run in (halves, whole))
@@ -176,7 +177,7 @@ def test_a_compiled_network_gives_the_same_training(monkeypatch):
     runs = []
     for compiled in (False, True):
         model, loader = module("nash", compile=compiled, consistency=ConsistencyConfig()), Loader()
-        for name in ("semseg", "normals", "edges"):
+        for name in ("normals", "edges"):
             del loader.batches[0][name]
         # A shared part of it, and without code generation: the whole takes a minute.
         monkeypatch.setattr(model.net, "compile", lambda part=model.net.mstr: part.compile(backend="aot_eager"))
@@ -185,22 +186,24 @@ def test_a_compiled_network_gives_the_same_training(monkeypatch):
 
 
 def test_consistency_losses_can_be_balanced_too():
-    everything = {"balancing": BalancingConfig(name="upgrad", over="all")}
-    runs = [train(module("upgrad", **changes), Loader(), max_steps=2)["weights"][-1] for changes in ({}, everything)]
+    everything = {"balancing": BalancingConfig(name="nash", over="all")}
+    runs = [train(module("nash", **changes), Loader(), max_steps=2)["weights"][-1] for changes in ({}, everything)]
     key = "train/consistency/depth_normals/weight"
     assert runs[0][key] == pytest.approx(0.1)
     assert runs[1][key] > 0
     assert runs[1][key] != pytest.approx(0.1)
-    alone = module("upgrad", tasks=["depth"], consistency=ConsistencyConfig(smoothness={"weight": 0.1}), **everything)
+    alone = module("nash", tasks=["depth"], consistency=ConsistencyConfig(smoothness={"weight": 0.1}), **everything)
     assert set(train(alone, Loader(), max_steps=1)["weights"][0]) > {"train/consistency/smoothness/weight"}
     assert sum(p.numel() for p in alone.parameters()) == alone.objective.balancer.shared_size
 
 
-@pytest.mark.parametrize("method", GRADIENT_BASED)
-def test_a_single_task_trains_as_ever(method):
+def test_a_single_task_trains_as_ever():
     plain = {"tasks": ["normals"], "consistency": ConsistencyConfig()}
-    static = train(module("static", **plain), Loader(), max_steps=1)
-    assert difference(train(module(method, **plain), Loader(), max_steps=1)["parameters"], static["parameters"]) < 1e-7
+    static, *others = (
+        train(module(method, **plain), Loader(), max_steps=1)["parameters"] for method in ("static", *GRADIENT_BASED)
+    )
+    for method, other in zip(GRADIENT_BASED, others, strict=True):
+        assert difference(other, static) < 1e-7, method
 
 
 def test_a_strategy_that_cuts_gradients_to_pieces_is_refused():
@@ -217,6 +220,6 @@ def test_the_cost_is_told():
     train(model, Loader(), max_steps=1)
     size = sum(p.numel() for p in model.net.shared_parameters())
     assert model.objective.balancer.cost == (
-        "5 backward passes over the shared part instead of 1, "
-        f"5 × {size / 1e6:.2f} M gradients kept ({5 * 4 * size / 1e6:.0f} MB)"
+        "4 backward passes over the shared part instead of 1, "
+        f"4 × {size / 1e6:.2f} M gradients kept ({4 * 4 * size / 1e6:.0f} MB)"
     )

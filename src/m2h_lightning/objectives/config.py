@@ -130,8 +130,8 @@ class EdgesSemsegConfig:
         start_epoch: First epoch in which it acts.
         ramp: Epochs over which λ rises linearly from 0, counted from the first one in which it acts.
         detach: The side that is taken as given and receives no gradient.
-        boundary: Soft boundary between neighbours x and x′: "disagreement" 1 − Σ p(x)p(x′), or "variation"
-            ½ Σ |p(x) − p(x′)|, which is 0 where both are equally unsure.
+        boundary: Soft boundary between neighbours x and x′: "variation" ½ Σ |p(x) − p(x′)|, or
+            "disagreement" 1 − Σ p(x)p(x′), which takes a place where both are equally unsure for a boundary too.
         band: Only pixels with two labelled classes within this distance (pixels, a square) count, as edge labels hold
             more than class borders; images without class labels go by the predicted ones. 0 takes all pixels.
     """
@@ -140,7 +140,7 @@ class EdgesSemsegConfig:
     start_epoch: int = 0
     ramp: float = 0.0
     detach: Literal["none", "edges", "semseg"] = "none"
-    boundary: Literal["disagreement", "variation"] = "disagreement"
+    boundary: Literal["variation", "disagreement"] = "variation"
     band: int = 5
 
     def __post_init__(self) -> None:

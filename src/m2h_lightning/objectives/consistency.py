@@ -60,7 +60,9 @@ def consistency_losses(
             "consistency/smoothness".
         agree: See :func:`.tasks.base.masked_mean`; called once per term, whatever the labels.
     """
-    found = {}
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    if not terms:
+        return found
     inside = image_pixels(tasks, batch)
     if "consistency/depth_normals" in terms:
         depth, normals = (tasks[name].activate(raw[name]) for name in ("depth", "normals"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,11 +99,11 @@ class Objective(nn.Module):
         return found
 
     def consistency_losses(
-        self, raw: Mapping[str, Tensor], batch: Mapping[str, Any]
+        self, raw: Mapping[str, Tensor], batch: Mapping[str, Any], terms: Sequence[str]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return per consistency loss that is switched on its value and whether any pixel took part."""
+        """Return per consistency loss in ``terms`` its value and whether any pixel took part."""
         agree = mean_over_processes if self.training else None
-        return consistency_losses(self.tasks, raw, batch, self.consistency, list(self.consistency_weights), agree)
+        return consistency_losses(self.tasks, raw, batch, self.consistency, terms, agree)
 
     def forward(
         self,
@@ -182,8 +182,7 @@ class Objective(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return the losses that act, their means over processes, and whether any process has a label for them."""
         found = self.task_losses(raw, batch)
-        if any(strengths.values()):
-            found |= {k: v for k, v in self.consistency_losses(raw, batch).items() if strengths[k] > 0}
+        found |= self.consistency_losses(raw, batch, [term for term, strength in strengths.items() if strength > 0])
         losses = {name: loss for name, (loss, _) in found.items()}
         seen = torch.stack([has.to(torch.float32) for _, has in found.values()])
         # One message for both: a loss is finite or not, and present or not, on all processes alike.
