@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from cli_helpers import TINY, m2h, write
+from m2h_lightning.commands.arguments import Arguments
+from m2h_lightning.commands.checkpoint_policy import check_method
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.network import BackboneConfig
 from m2h_lightning.objectives import BalancingConfig, ConsistencyConfig
@@ -61,6 +63,22 @@ COMMAND_LINE = {
         ["model.loss_weights.edges", "'edges' is not trained"],
     ),
     "weight not a number": (["--model.loss_weights.depth", ".nan"], ["model.loss_weights.depth is nan"]),
+    # what model, data and callbacks cannot do together
+    "a block that is not there": (
+        [
+            "--model.wmca.enabled",
+            "false",
+            "--trainer.callbacks+",
+            "GradientConflicts",
+            "--trainer.callbacks.block",
+            "wmca",
+        ],
+        ["GradientConflicts.block is 'wmca'", "model.wmca.enabled is false", "use mstr"],
+    ),
+    "labels that contradict each other": (
+        ["--data.augment.legacy_scale_depth", "true", f"{C}depth_normals.weight", "0.1"],
+        ["model.consistency.depth_normals.weight", "data.augment.legacy_scale_depth", "contradict"],
+    ),
     # consistency
     "negative λ": ([f"{C}depth_normals.weight", "-0.1"], ["depth_normals.weight is -0.1", "at least 0"]),
     "λ not a number": ([f"{C}edges_semseg.weight", ".nan"], ["edges_semseg.weight is nan", "at least 0"]),
@@ -175,3 +193,12 @@ def test_a_missing_package(method, folder, capsys, monkeypatch):
     line = error_of(capsys, folder, "--model.balancing.name", method)
     assert f"'{method}'" in line
     assert "pip install 'm2h-lightning[balancing]'" in line
+
+
+def test_a_checkpoint_of_another_method_is_refused_before_a_folder_is_made(tmp_path):
+    arguments = Arguments("fit", ["--model.balancing.name", "gls"], [])
+    check_method({"balancing": {"name": "gls"}}, "gls", arguments)
+    check_method({}, "static", arguments)  # from before there was a choice
+    for checkpoint, was in (({"balancing": {"name": "dwa"}}, "dwa"), ({}, "static")):
+        with pytest.raises(ConfigError, match=rf"balancing\.name is gls, but .* trained with {was}: .*init_weights"):
+            check_method(checkpoint, "gls", arguments)

@@ -297,7 +297,8 @@ class M2HModule(ByGradient, ByRepeat, ByStage):
         moment = self._moment()
         strengths = self._strengths(moment)
         step = self.objective(self.net(batch["image"]), batch, moment, strengths)
-        if not torch.isfinite(step.total):
+        # The means are those of all processes, so that all of them stop: one alone would leave the others waiting.
+        if not torch.isfinite(torch.stack([step.total.detach(), *step.means.values()])).all():
             raise self._not_finite(step.means, batch, f"batch {batch_idx}")
         self._log_step(step, len(batch["id"]))
         self._step = step

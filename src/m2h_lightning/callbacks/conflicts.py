@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from m2h_lightning.network import M2HNet
 from m2h_lightning.objectives.gradients import gramian, task_gradients
 from m2h_lightning.objectives.objective import StepLosses
 from m2h_lightning.objectives.processes import mean_over_processes
+from m2h_lightning.recipe.strategies import in_parts
 from m2h_lightning.runs.folder import PICTURES
 
 BLOCKS = ("mstr", "wmca", "msf", "backbone", "shared")
@@ -140,8 +140,7 @@ class GradientConflicts(L.Callback):
             return
         self.check(pl_module)
         strategy = trainer.strategy
-        whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
-        if not whole or isinstance(strategy, DeepSpeedStrategy):  # which is a DDPStrategy in name only
+        if in_parts(strategy):
             raise ConfigError(
                 f"GradientConflicts needs whole parameters on every process; {type(strategy).__name__} "
                 "(trainer.strategy) keeps parts: use ddp, or take the callback out"

@@ -21,9 +21,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
+from m2h_lightning.callbacks.conflicts import GradientConflicts
 from m2h_lightning.callbacks.run_folder import RunFolder
 from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
-from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters
+from m2h_lightning.commands.checkpoint_policy import check_method, merge_hyper_parameters
 from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import data_keys, explain, group_value, init_parameters, subclasses
@@ -263,12 +264,15 @@ class TrainingCLI(LightningCLI):
             if self.arguments.verb != "fit" and not self.trial:
                 rank_zero_info(f"no --ckpt_path: {self.arguments.verb} runs with the weights the model starts from")
             return
-        stored = read_checkpoint(path).get("hyper_parameters", {})
+        checkpoint = read_checkpoint(path)
+        stored = checkpoint.get("hyper_parameters", {})
         given = {key.removeprefix("model."): value for key, value in self.given.items() if key.startswith("model.")}
         flat = runs.flatten(self.options.model.as_dict())
         self.checkpoint_facts = stored.get("facts")
         for key, value in merge_hyper_parameters(stored, given, flat, str(path), self.arguments).items():
             self.options[f"model.{key}"] = value
+        if self.arguments.verb == "fit":
+            check_method(checkpoint, self.options.model.balancing.name, self.arguments)
         self._narrow()  # a checkpoint of one task, tested with its experiment's file
         self._settle_length()  # stages that nobody wrote are the checkpoint's
         self.tree = self._tree()
@@ -405,6 +409,8 @@ class TrainingCLI(LightningCLI):
         """Make the run folder (rank 0); nothing is left behind by what went wrong before."""
         if self.checkpoint_facts is not None and self.datamodule is not None:
             check_facts(self.checkpoint_facts, self.datamodule.facts)  # before any data are made or read
+        if self.arguments.verb == "fit" and not self.trial:
+            check_fit(self.model, self.datamodule, self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.trial or runs.global_rank() > 0:
             return
         assert self.folder is not None
@@ -446,6 +452,24 @@ class TrainingCLI(LightningCLI):
                 os.environ.pop(runs.RUN_DIR_VARIABLE, None)
             else:
                 os.environ[runs.RUN_DIR_VARIABLE] = before
+
+
+def check_fit(model: Any, data: Any, callbacks: list[Callback]) -> None:
+    """Refuse what model, data and callbacks cannot do together, before any data are made or read.
+
+    Raises:
+        ConfigError: A block whose gradients shall be compared does not exist; or depth and normals shall agree, and the
+            augmentation makes them contradict each other.
+    """
+    for callback in callbacks:
+        if isinstance(callback, GradientConflicts) and len(model.tasks) > 1:
+            callback.check(model)
+    legacy = isinstance(data, BaseDataModule) and data.augment.legacy_scale_depth
+    if legacy and "consistency/depth_normals" in model.objective.consistency_weights:
+        raise ConfigError(
+            "model.consistency.depth_normals.weight is above 0, but data.augment.legacy_scale_depth changes depth and "
+            "leaves normals and camera as they are: the two contradict each other; switch one of them off"
+        )
 
 
 def _write_failure(folder: Path, error: BaseException) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +14,7 @@ from m2h_lightning.errors import ConfigError
 from m2h_lightning.network import M2HNet
 from m2h_lightning.objectives import GradientBalancer, Moment, Objective, StepLosses
 from m2h_lightning.objectives.gradients import StepGradients
+from m2h_lightning.recipe.strategies import in_parts
 
 
 class ByGradient(L.LightningModule):
@@ -48,8 +48,7 @@ class ByGradient(L.LightningModule):
         balancer, strategy = self.by_gradient, self.trainer.strategy
         if balancer is None:
             return
-        whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
-        if not whole or isinstance(strategy, DeepSpeedStrategy):  # which is a DDPStrategy in name only
+        if in_parts(strategy):
             raise ConfigError(
                 f"model.balancing.name: '{self.objective.balancing.name}' needs whole gradients on every process; "
                 f"{type(strategy).__name__} (trainer.strategy) keeps none: use ddp, or a method of one backward pass"

@@ -7,13 +7,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.network import M2HNet
 from m2h_lightning.objectives import Objective
 from m2h_lightning.objectives.second_look import untouched_statistics
+from m2h_lightning.recipe.strategies import in_parts
 
 
 class ByRepeat(L.LightningModule):
@@ -34,8 +34,7 @@ class ByRepeat(L.LightningModule):
             ConfigError: The strategy gathers the weights for that only.
         """
         strategy = self.trainer.strategy
-        sharded = isinstance(strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy)
-        if self.objective.balancer.repeats_forward and sharded:
+        if self.objective.balancer.repeats_forward and in_parts(strategy):
             raise ConfigError(
                 f"model.balancing.name: '{self.objective.balancing.name}' looks at each batch again after the update; "
                 f"{type(strategy).__name__} (trainer.strategy) keeps parts of the weights only: use ddp, or another "

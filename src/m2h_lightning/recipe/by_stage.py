@@ -17,8 +17,7 @@ from m2h_lightning.objectives import Objective
 from m2h_lightning.objectives.settings import start_epochs
 from m2h_lightning.recipe.optimizer import OptimizerConfig, make_optimizer
 from m2h_lightning.recipe.stages import Timeline
-
-_SHARDED = ("fsdp", "deepspeed", "modelparallel")
+from m2h_lightning.recipe.strategies import in_parts
 
 
 class ByStage(L.LightningModule):
@@ -42,10 +41,10 @@ class ByStage(L.LightningModule):
                 cuts the parameters to pieces by what trains when the run begins.
         """
         self._check_length(self.trainer.max_epochs, self.trainer.max_steps)
-        kind, freezes = type(self.trainer.strategy).__name__, self.timeline.freezes
-        if len(set(map(str, freezes.values()))) > 1 and any(word in kind.lower() for word in _SHARDED):
+        strategy, freezes = self.trainer.strategy, self.timeline.freezes
+        if len(set(map(str, freezes.values()))) > 1 and in_parts(strategy):
             raise ConfigError(
-                f"trainer.strategy is {kind}, which cannot change what trains while the run goes on "
+                f"trainer.strategy is {type(strategy).__name__}, which cannot change what trains while the run goes on "
                 f"({', '.join(freezes)}); use ddp, or one value for the whole run"
             )
 

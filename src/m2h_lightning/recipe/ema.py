@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from m2h_lightning.errors import ConfigError
+from m2h_lightning.recipe.strategies import in_parts
 
 CURRENT = "current_model_state"
 """Key of a checkpoint's training weights; ``state_dict`` holds the average there."""
@@ -73,7 +73,7 @@ class WeightEMA(WeightAveraging):
         Raises:
             ConfigError: The strategy cuts the weights into parts, of which no average can be kept.
         """
-        if stage == "fit" and isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        if stage == "fit" and in_parts(trainer.strategy):
             raise ConfigError(
                 f"model.ema: {type(trainer.strategy).__name__} keeps parts of the weights only; use trainer.strategy "
                 "ddp, or set model.ema to null"
