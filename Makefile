@@ -6,6 +6,7 @@ PY := .venv/bin/python
 RUN := $(PY) -m m2h_lightning
 EXPERIMENT ?= experiments/rooms.yaml
 ARGS ?=
+TEST_WORKERS ?= 2
 # DATA=folder: where the data sets lie (else the variable M2H_DATA, else ./data).
 ifdef DATA
 export M2H_DATA := $(DATA)
@@ -41,8 +42,9 @@ train: .venv/.stamp  ## Train one experiment: make train EXPERIMENT=experiments/
 baselines: .venv/.stamp  ## Train a single-task network per task, print Δm: make baselines EXPERIMENT=experiments/rooms.yaml
 	$(RUN) baselines --config $(EXPERIMENT) $(ARGS)
 
+# By file, as the tests of a file share what is costly to make; a thread each, so that workers do not fight for cores.
 test: .venv/.stamp  ## Run the test suite
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 lint: .venv/.stamp  ## Lint, formatting, types
 	.venv/bin/ruff check src tests benchmarks
