@@ -42,9 +42,9 @@ train: .venv/.stamp  ## Train one experiment: make train EXPERIMENT=experiments/
 baselines: .venv/.stamp  ## Train a single-task network per task, print Δm: make baselines EXPERIMENT=experiments/rooms.yaml
 	$(RUN) baselines --config $(EXPERIMENT) $(ARGS)
 
-# By file, as the tests of a file share what is costly to make; a thread each, so that workers do not fight for cores.
+# By file, as the tests of a file share what is costly to make.
 test: .venv/.stamp  ## Run the test suite
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(ARGS)
+	$(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 lint: .venv/.stamp  ## Lint, formatting, types
 	.venv/bin/ruff check src tests benchmarks
