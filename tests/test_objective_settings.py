@@ -6,8 +6,6 @@ import sys
 import pytest
 
 from cli_helpers import TINY, m2h, write
-from m2h_lightning.commands.arguments import Arguments
-from m2h_lightning.commands.checkpoint_policy import check_method
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.network import BackboneConfig
 from m2h_lightning.objectives import BalancingConfig, ConsistencyConfig
@@ -101,7 +99,12 @@ COMMAND_LINE = {
     "stage with a wrong key": ([S, "[{name: a, epoch: 1}]"], ["model.stages", "epoch"]),
     "stage with a negative lr": ([S, "[{name: a, epochs: 1, lr: -1}]"], ["stage 'a' has lr -1", "above 0"]),
     "stage with a wrong freeze": ([S, "[{name: a, epochs: 1, freeze: all}]"], ["stage 'a'", "'all'", "last_<n>"]),
-    "stages as a number": ([S, "3"], ["model.stages is '3'", "a list"]),
+    "stages as a number": ([S, "3"], ["model.stages cannot be read", "a list of stages with the keys name, epochs"]),
+    "a stage without a name": ([S, "[{epochs: 1}]"], ["model.stages cannot be read", "keys name, epochs"]),
+    "a stage with an empty name": ([S, "[{name: '', epochs: 1}]"], ["a stage without a name"]),
+    "a stage with an unknown key": ([S, "[{name: a, epochs: 1, wat: 2}]"], ["model.stages", "lr, freeze and"]),
+    "unfreezing in no epoch": (["--model.backbone.unfreeze", "{x: false}"], ["unfreeze", "such as {2: last_4"]),
+    "half a start": (["--model.init_partial", "true"], ["model.init_partial", "model.init_weights"]),
     "a length besides": ([S, "[{name: a, epochs: 2}]", "--trainer.max_epochs", "3"], ["trainer.max_epochs is 3"]),
     # the rest of the recipe
     "average without decay": (["--model.ema", "1"], ["model.ema is 1"]),
@@ -195,10 +198,21 @@ def test_a_missing_package(method, folder, capsys, monkeypatch):
     assert "pip install 'm2h-lightning[balancing]'" in line
 
 
-def test_a_checkpoint_of_another_method_is_refused_before_a_folder_is_made(tmp_path):
-    arguments = Arguments("fit", ["--model.balancing.name", "gls"], [])
-    check_method({"balancing": {"name": "gls"}}, "gls", arguments)
-    check_method({}, "static", arguments)  # from before there was a choice
-    for checkpoint, was in (({"balancing": {"name": "dwa"}}, "dwa"), ({}, "static")):
-        with pytest.raises(ConfigError, match=rf"balancing\.name is gls, but .* trained with {was}: .*init_weights"):
-            check_method(checkpoint, "gls", arguments)
+def test_a_refused_resume_touches_nothing(tmp_path, capsys):
+    """Other balanced losses, other trained parameters, fewer epochs: the run can still go on as it was."""
+    write(tmp_path / "planes.yaml", TINY.replace("  max_epochs: 1\n", ""))
+    words = ["--model.balancing.name", "dwa", f"{C}smoothness.weight", "0.1", "--run.id", "x"]
+    assert m2h("fit", "--config", "planes.yaml", *words, "--model.stages", "[{name: a, epochs: 2}]") == 0
+    run = tmp_path / "runs" / "planes" / "x"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for words, message in (
+        ([f"{B}over", "all"], "trained with model.balancing.name dwa over semseg, depth, normals, edges, this run"),
+        ([f"{B}name", "rlw"], "this run has rlw over"),
+        (["--model.backbone.freeze", "true"], "this run trains"),
+        (["--model.stages", "[{name: a, epochs: 1}]"], "has 2 epochs, this run is to have 1"),
+    ):
+        stages = [] if "--model.stages" in words else ["--model.stages", "[{name: a, epochs: 3}]"]
+        capsys.readouterr()
+        assert m2h("fit", "--run.resume", run, *stages, *words) == 2, words
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}, words

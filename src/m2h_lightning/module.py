@@ -22,7 +22,7 @@ from m2h_lightning.metrics.protocol import unscored_is_no_fault
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.network.padding import at_label_size
 from m2h_lightning.objectives import BalancingConfig, ConsistencyConfig, Moment, Objective, StepLosses
-from m2h_lightning.objectives.checkpoint import load_balancing, store_balancing
+from m2h_lightning.objectives.checkpoint import check_same_method, load_balancing, store_balancing
 from m2h_lightning.objectives.losses import LogBalancer
 from m2h_lightning.recipe import (
     OptimizerConfig,
@@ -118,6 +118,8 @@ class M2HModule(ByGradient, ByRepeat, ByStage):
         optimizer, schedule = _config(OptimizerConfig, optimizer), _config(ScheduleConfig, schedule)
         stages = [_config(StageConfig, stage) for stage in stages] if stages else None
         check_ema(ema)
+        if init_partial and init_weights is None:
+            raise ConfigError("model.init_partial says how model.init_weights is read; give a run or leave it out")
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         plain = {k: asdict(v) if k in _CONFIGS else v for k, v in arguments.items()}
         plain["stages"] = [asdict(stage) for stage in stages] if stages else None
@@ -226,13 +228,23 @@ class M2HModule(ByGradient, ByRepeat, ByStage):
                 parameters.
         """
         training = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if training:
+            self.check_goes_on(checkpoint)
         load_balancing(self.objective, checkpoint, training)
-        for states in checkpoint.get("optimizer_states", []) if training else []:
-            check_groups(states["param_groups"], self.parameter_groups())
         self.backbone_weights = checkpoint.get("backbone_weights", "not recorded in the checkpoint")
         self.init_weights = checkpoint.get("init_weights")
         if training and self.ema is None:
             take_training_weights(checkpoint)
+
+    def check_goes_on(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to train on from a checkpoint whose state this module has no use for.
+
+        Raises:
+            CheckpointError: It is of another balancing method, or of other trained parameters.
+        """
+        check_same_method(self.objective, checkpoint)
+        for states in checkpoint.get("optimizer_states", []):
+            check_groups(states["param_groups"], self.parameter_groups())
 
     def configure_callbacks(self) -> list[Callback]:
         """Return what keeps the average of the weights, when training and where there is to be one."""

@@ -44,27 +44,6 @@ def steers_training_only(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in TRAINING_KEYS)
 
 
-def check_method(checkpoint: dict[str, Any], name: str, arguments: Arguments) -> None:
-    """Refuse to train on from a checkpoint of another balancing method, before a run folder is made.
-
-    Args:
-        checkpoint: Content of the checkpoint.
-        name: ``model.balancing.name`` of this run.
-        arguments: The command line, which knows where keys stand.
-
-    Raises:
-        ConfigError: The methods differ.
-    """
-    # Checkpoints from before there was a choice were trained with the static weights.
-    stored = checkpoint.get("balancing", {}).get("name", "static")
-    if stored != name:
-        raise ConfigError(
-            f"model.balancing.name is {name}{arguments.place('model.balancing.name')}, but the checkpoint was trained "
-            f"with {stored}: a run cannot change that on its way; to start a new run from its weights, give it as "
-            "model.init_weights"
-        )
-
-
 def merge_hyper_parameters(
     stored: dict[str, Any], given: dict[str, Any], current: dict[str, Any], path: str, arguments: Arguments
 ) -> dict[str, Any]:

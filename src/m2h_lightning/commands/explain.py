@@ -15,6 +15,16 @@ from m2h_lightning.errors import did_you_mean
 
 MAX_LISTED = 8
 
+SHAPES = {
+    "model.stages": "a list of stages with the keys name, epochs, lr, freeze and consistency, such as "
+    "[{name: pretrain, epochs: 8}, {name: finetune, epochs: 2, lr: 1.0e-4}]",
+    "model.backbone.unfreeze": "a mapping from epochs to values of freeze, such as {2: last_4, 5: false}",
+    "model.balancing.sampling": "a mapping from tasks to probabilities, such as {edges: 0.5}",
+    "model.loss_weights": "a mapping from tasks to weights, such as {edges: 5.0}",
+    "data.labels.shares": "a mapping from tasks to shares, such as {depth: 0.5}",
+}
+"""Keys whose values have parts; the parser tells of one of its attempts to read them, seldom of what is wrong."""
+
 
 def explain(message: str, known_keys: Iterable[str], arguments: Arguments, data_class: type) -> str:
     """Return the parser's message as one line a user can act on.
@@ -93,6 +103,14 @@ def _with_branches(keys: Iterable[str]) -> set[str]:
 
 
 def _wrong_value(key: str, problem: str, keys: list[str], arguments: Arguments, data_class: type) -> str:
+    line = _told_value(key, problem, keys, arguments, data_class)
+    for whole, shape in SHAPES.items():
+        if key == whole and re.search(r"Namespace\(|path but|unknown key|be (a mapping or )?null$", line):
+            return f"{whole}{arguments.place(whole)} cannot be read; it must be {shape}"
+    return line
+
+
+def _told_value(key: str, problem: str, keys: list[str], arguments: Arguments, data_class: type) -> str:
     # A wrong argument of the data set is told inside a complaint about the whole of "data", or null.
     nested = re.match(r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - (.*)", problem)
     if key == "data" and nested:

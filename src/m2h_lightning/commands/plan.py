@@ -11,6 +11,8 @@ from lightning.pytorch import Trainer
 from m2h_lightning.commands.arguments import Arguments
 from m2h_lightning.commands.training import StrictParser, TrainingCLI, run_cli
 from m2h_lightning.errors import ConfigError, M2HError
+from m2h_lightning.objectives import BalancingConfig, ConsistencyConfig
+from m2h_lightning.objectives.settings import check_balancing, check_consistency
 from m2h_lightning.tasks import build_tasks
 
 
@@ -68,6 +70,9 @@ class PlanCLI(TrainingCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         tasks = build_tasks(self.options.model.tasks, self.datamodule.facts)
+        model = self.options.model.as_dict()
+        check_balancing(BalancingConfig(**model["balancing"]), list(tasks))
+        check_consistency(ConsistencyConfig(**model["consistency"]), list(tasks))
         self.plans.append(Plan(self.tree, list(tasks)))
 
 

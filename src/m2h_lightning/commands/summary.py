@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from m2h_lightning.commands.arguments import Arguments
 from m2h_lightning.commands.training import TrainingCLI, run_cli
@@ -29,7 +30,10 @@ class SummaryCLI(TrainingCLI):
         if "backbone" in self.options.model:
             self.options.model.backbone.pretrained = False
             self.options.model.backbone.checkpoint = None
+            if self.options.model.init_weights is not None:
+                rank_zero_info("model.init_weights is not read: nothing is loaded to count")
             self.options.model.init_weights = None
+            self.options.model.init_partial = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make no trainer."""
@@ -45,6 +49,7 @@ class SummaryCLI(TrainingCLI):
             print(line)
         balancing = model.objective.balancing.name
         if balancing != "static":
+            model.count_cost()
             print(f"balancing {balancing}: {model.objective.balancer.cost}")
 
 

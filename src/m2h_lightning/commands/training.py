@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from m2h_lightning.callbacks.conflicts import GradientConflicts
 from m2h_lightning.callbacks.run_folder import RunFolder
 from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
-from m2h_lightning.commands.checkpoint_policy import check_method, merge_hyper_parameters
+from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters
 from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import data_keys, explain, group_value, init_parameters, subclasses
@@ -32,7 +32,7 @@ from m2h_lightning.commands.length import settle_length
 from m2h_lightning.commands.narrowing import narrow
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.data.memory import keep_freed_memory
-from m2h_lightning.errors import ConfigError, DataError, M2HError
+from m2h_lightning.errors import CheckpointError, ConfigError, DataError, M2HError
 from m2h_lightning.predictions.formats import SaveFormat
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, newest_checkpoint, read_checkpoint
@@ -264,15 +264,12 @@ class TrainingCLI(LightningCLI):
             if self.arguments.verb != "fit" and not self.trial:
                 rank_zero_info(f"no --ckpt_path: {self.arguments.verb} runs with the weights the model starts from")
             return
-        checkpoint = read_checkpoint(path)
-        stored = checkpoint.get("hyper_parameters", {})
+        stored = read_checkpoint(path).get("hyper_parameters", {})
         given = {key.removeprefix("model."): value for key, value in self.given.items() if key.startswith("model.")}
         flat = runs.flatten(self.options.model.as_dict())
         self.checkpoint_facts = stored.get("facts")
         for key, value in merge_hyper_parameters(stored, given, flat, str(path), self.arguments).items():
             self.options[f"model.{key}"] = value
-        if self.arguments.verb == "fit":
-            check_method(checkpoint, self.options.model.balancing.name, self.arguments)
         self._narrow()  # a checkpoint of one task, tested with its experiment's file
         self._settle_length()  # stages that nobody wrote are the checkpoint's
         self.tree = self._tree()
@@ -284,6 +281,7 @@ class TrainingCLI(LightningCLI):
         if self.options.get("model.init_weights"):
             rank_zero_info(f"model.init_weights {self.options.model.init_weights} is not read: weights are from {path}")
             self.options.model.init_weights = None
+            self.options.model.init_partial = False
 
     def _narrow(self) -> None:
         """Drop what files say of tasks that are not trained, and tell it."""
@@ -411,6 +409,8 @@ class TrainingCLI(LightningCLI):
             check_facts(self.checkpoint_facts, self.datamodule.facts)  # before any data are made or read
         if self.arguments.verb == "fit" and not self.trial:
             check_fit(self.model, self.datamodule, self.trainer.callbacks)  # type: ignore[attr-defined]
+            if self.options.get("ckpt_path") is not None:  # before a file of the run to go on with is changed
+                check_going_on(str(self.options.ckpt_path), self.model, self.trainer.max_epochs)
         if self.trial or runs.global_rank() > 0:
             return
         assert self.folder is not None
@@ -469,6 +469,24 @@ def check_fit(model: Any, data: Any, callbacks: list[Callback]) -> None:
         raise ConfigError(
             "model.consistency.depth_normals.weight is above 0, but data.augment.legacy_scale_depth changes depth and "
             "leaves normals and camera as they are: the two contradict each other; switch one of them off"
+        )
+
+
+def check_going_on(path: str, model: Any, max_epochs: int | None) -> None:
+    """Refuse a checkpoint from which this run cannot go on.
+
+    Raises:
+        CheckpointError: It is of another balancing method or of other trained parameters, or has more epochs.
+    """
+    checkpoint = read_checkpoint(path)
+    model.check_goes_on(checkpoint)
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    done = int(progress.get("processed", 0))
+    if max_epochs is not None and 0 <= max_epochs < done:
+        raise CheckpointError(
+            f"the checkpoint {path} has {done} epochs, this run is to have {max_epochs} (trainer.max_epochs, or the "
+            "epochs of model.stages); give at least as many, or start a new run from its weights with "
+            "model.init_weights"
         )
 
 

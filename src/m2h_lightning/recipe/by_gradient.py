@@ -53,10 +53,15 @@ class ByGradient(L.LightningModule):
                 f"model.balancing.name: '{self.objective.balancing.name}' needs whole gradients on every process; "
                 f"{type(strategy).__name__} (trainer.strategy) keeps none: use ddp, or a method of one backward pass"
             )
-        gradients = self._new_gradients()
-        balancer.will_differentiate(gradients.passes, sum(p.numel() for p in gradients.shared))
+        self.count_cost()
         # A compiled backward pass would reuse memory that the next one through the same graph needs.
         torch._functorch.config.donated_buffer = False
+
+    def count_cost(self) -> None:
+        """Tell a gradient-based method what a step costs with what trains now; others know."""
+        if self.by_gradient is not None:
+            gradients = self._new_gradients()
+            self.by_gradient.will_differentiate(gradients.passes, sum(p.numel() for p in gradients.shared))
 
     def _new_gradients(self) -> StepGradients:
         objective = self.objective

@@ -32,6 +32,8 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if not self.name.strip():
+            raise ConfigError("model.stages: a stage without a name; give one, such as pretrain or finetune")
         if self.epochs < 1:
             raise ConfigError(f"model.stages: stage '{self.name}' has {self.epochs} epochs; give at least 1")
         if self.lr is not None and not 0 < self.lr < math.inf:
