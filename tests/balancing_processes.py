@@ -26,7 +26,7 @@ from m2h_lightning.module import M2HModule
 from m2h_lightning.network import BackboneConfig, WMCAConfig
 from m2h_lightning.objectives import BalancingConfig, ConsistencyConfig
 from m2h_lightning.objectives.config import GRADIENT_BASED, LOSS_BASED
-from samples import Planes, PlaneScenes
+from samples import QUIET, Planes, PlaneScenes
 
 METHODS = (*LOSS_BASED, *GRADIENT_BASED)
 EPOCH = 2
@@ -138,18 +138,12 @@ def train(model: Plain, loader: Loader, checkpoint: Path | None = None, **settin
     """
     start = settings.pop("ckpt_path", None)
     weights = Weights(checkpoint)
-    quiet = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
+    own = {
         "max_epochs": -1,
         "max_steps": steps(model.objective.balancing.name),
         "callbacks": [weights, *settings.pop("callbacks", [])],
     }
-    trainer = L.Trainer(**(quiet | settings))
+    trainer = L.Trainer(**(QUIET | own | settings))
     trainer.fit(model, loader, ckpt_path=start, weights_only=True if start else None)
     parameters = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
     return {"parameters": parameters, "state": model.objective.balancer.state(), "weights": weights.logged}

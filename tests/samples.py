@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import lightning as L
 import numpy as np
 from torch.utils.data import Dataset
 
@@ -87,3 +90,25 @@ def tiny_module(**changes):
         "facts": Planes().facts,
     }
     return M2HModule(**(arguments | changes))
+
+
+QUIET = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+}
+"""Settings of a trainer that writes and says nothing."""
+
+
+class Crash(L.Callback):
+    """Dies once, after as many steps as the file ``crash-after`` says."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        order = Path("crash-after")
+        if order.is_file() and trainer.global_step >= int(order.read_text()):
+            order.unlink()
+            raise RuntimeError("out of luck")

@@ -15,23 +15,11 @@ from m2h_lightning.objectives import BalancingConfig
 from m2h_lightning.objectives.config import LOSS_BASED
 from m2h_lightning.objectives.second_look import untouched_statistics
 from m2h_lightning.recipe import OptimizerConfig
-from samples import Planes, tiny_module
+from samples import QUIET, Planes, tiny_module
 
 
 def trainer(tmp_path, **settings):
-    quiet = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "default_root_dir": tmp_path,
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 0,
-        "max_epochs": 1,
-    }
-    return L.Trainer(**(quiet | settings))
+    return L.Trainer(**(QUIET | {"default_root_dir": tmp_path, "max_epochs": 1, "limit_val_batches": 0} | settings))
 
 
 def module_with(name="static", **settings):

@@ -294,25 +294,13 @@ def test_a_decay_that_averages_nothing(decay):
         tiny_module(ema=decay)
 
 
-class Crash(Callback):
-    """Dies once, after a number of steps, as long as a file says so."""
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        from pathlib import Path
-
-        order = Path("crash-after")
-        if order.is_file() and trainer.global_step >= int(order.read_text()):
-            order.unlink()
-            raise RuntimeError("out of luck")
-
-
 CONFIG = TINY.replace("name: test_convnext, pretrained: false, freeze: false", "NAME").replace(
     "  num_sanity_val_steps: 0",
     """  num_sanity_val_steps: 0
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {every_n_train_steps: 1, save_last: true, save_top_k: 0, dirpath: DIRPATH}
-    - class_path: test_lora_ema.Crash
+    - class_path: samples.Crash
 """,
 )
 

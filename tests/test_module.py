@@ -18,22 +18,11 @@ from m2h_lightning.network import BackboneConfig
 from m2h_lightning.objectives import Moment
 from m2h_lightning.recipe import OptimizerConfig, ScheduleConfig
 from m2h_lightning.tasks import DEFAULT_LOSS_WEIGHTS
-from samples import Planes, PlaneScenes, tiny_module
+from samples import QUIET, Planes, PlaneScenes, tiny_module
 
 
 def trainer(tmp_path, **settings):
-    quiet = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "default_root_dir": tmp_path,
-        "num_sanity_val_steps": 0,
-        "max_epochs": 1,
-    }
-    return L.Trainer(**(quiet | settings))
+    return L.Trainer(**(QUIET | {"default_root_dir": tmp_path, "max_epochs": 1} | settings))
 
 
 def test_a_few_epochs_beat_the_constants(tmp_path):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 
 from cli_helpers import TINY, m2h, write
 from m2h_lightning.runs.loggers import read_rows
@@ -13,20 +12,8 @@ SETTINGS = """
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {every_n_train_steps: 1, save_last: true, save_top_k: 0, dirpath: DIRPATH}
-    - class_path: test_resume_inside_epoch.Crash
+    - class_path: samples.Crash
 """
-
-
-class Crash(Callback):
-    """Dies after a number of steps, as long as a file says so."""
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        from pathlib import Path
-
-        order = Path("crash-after")
-        if order.is_file() and trainer.global_step >= int(order.read_text()):
-            order.unlink()
-            raise RuntimeError("out of luck")
 
 
 @pytest.mark.parametrize("step", [2, 4])

@@ -23,7 +23,7 @@ from m2h_lightning.network import BackboneConfig, M2HNet
 from m2h_lightning.network.backbone import Backbone
 from m2h_lightning.objectives import ConsistencyConfig
 from m2h_lightning.recipe import OptimizerConfig, ScheduleConfig, StageConfig, Timeline, check_groups
-from samples import Planes, tiny_module
+from samples import QUIET, Planes, tiny_module
 
 POLY = ScheduleConfig(name="poly", warmup=0.25, power=1.0)
 TWO = [
@@ -253,16 +253,7 @@ def test_a_state_of_other_groups_is_refused():
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-QUIET = {
-    "accelerator": "cpu",
-    "devices": 1,
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-    "limit_val_batches": 0,
-}
+SILENT = QUIET | {"limit_val_batches": 0}
 
 
 class Watch(Callback):
@@ -287,7 +278,7 @@ def watched(tmp_path, max_epochs, train=4, **changes):
     L.seed_everything(0)
     module = tiny_module(optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.5), **changes)
     watch = Watch()
-    trainer = L.Trainer(**QUIET, default_root_dir=tmp_path, max_epochs=max_epochs, callbacks=[watch])
+    trainer = L.Trainer(**SILENT, default_root_dir=tmp_path, max_epochs=max_epochs, callbacks=[watch])
     trainer.fit(module, Planes(train=train))
     return module, watch.steps
 
@@ -365,17 +356,17 @@ def test_a_compiled_network_follows():
 
 def test_a_trainer_of_another_length_is_refused(tmp_path):
     module = tiny_module(stages=[StageConfig("a", 2)])
-    trial = L.Trainer(**QUIET, default_root_dir=tmp_path, fast_dev_run=True)
+    trial = L.Trainer(**SILENT, default_root_dir=tmp_path, fast_dev_run=True)
     trial.fit(module, Planes())
     with pytest.raises(ConfigError, match=r"trainer\.max_epochs is 3, but model\.stages has 2 epochs"):
-        L.Trainer(**QUIET, default_root_dir=tmp_path, max_epochs=3).fit(module, Planes())
+        L.Trainer(**SILENT, default_root_dir=tmp_path, max_epochs=3).fit(module, Planes())
     with pytest.raises(ConfigError, match=r"trainer\.max_steps is 2"):
-        L.Trainer(**QUIET, default_root_dir=tmp_path, max_epochs=2, max_steps=2).fit(module, Planes())
+        L.Trainer(**SILENT, default_root_dir=tmp_path, max_epochs=2, max_steps=2).fit(module, Planes())
     module = tiny_module(consistency=ConsistencyConfig(smoothness={"weight": 0.1, "start_epoch": 2}))
     with pytest.raises(ConfigError, match=r"start_epoch is 2, but the run has 2 epochs"):  # 3 steps an epoch
-        L.Trainer(**QUIET, default_root_dir=tmp_path, max_epochs=-1, max_steps=6).fit(module, Planes())
+        L.Trainer(**SILENT, default_root_dir=tmp_path, max_epochs=-1, max_steps=6).fit(module, Planes())
     with pytest.raises(ConfigError, match="set no limit"):
-        L.Trainer(**QUIET, default_root_dir=tmp_path, max_epochs=-1).fit(module, Planes())
+        L.Trainer(**SILENT, default_root_dir=tmp_path, max_epochs=-1).fit(module, Planes())
 
 
 # ── resume ───────────────────────────────────────────────────────────────────────────────────────────────────────────
