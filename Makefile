@@ -13,10 +13,10 @@ export M2H_DATA := $(DATA)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train baselines test lint format bench bench-data bench-metrics doctor constraints clean
+.PHONY: help setup demo train baselines test lint format bench bench-data bench-metrics bench-objectives doctor constraints clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 # A stamp is younger than what it was made from, and written last: an interrupted set-up is done again.
 .venv/.stamp: setup.cfg pyproject.toml constraints.txt
@@ -63,6 +63,9 @@ bench-data: .venv/.stamp  ## Measure: samples per second and core, published fil
 
 bench-metrics: .venv/.stamp  ## Measure: milliseconds an image of every metric, fast against exact boundary score
 	$(PY) -m benchmarks.metrics $(ARGS)
+
+bench-objectives: .venv/.stamp  ## Train variants of balancing and consistency, 3 seeds each, on rooms: table with intervals
+	$(PY) -m benchmarks.objectives --out docs/results/objectives $(ARGS)
 
 doctor: .venv/.stamp  ## Check the installation
 	$(RUN) doctor

@@ -43,6 +43,16 @@ VARIANTS = [
 ]
 
 
+INTRO = """# Balancing and consistency losses on rooms
+
+Written by `make bench-objectives`; scores of every seed and the commit of the runs: [objectives.json](objectives.json).
+Pooled protocol, exact odsF, test images of rooms that are in no training image. Means over seeds with 95 % intervals
+(Student's t), then differences of runs of the same seed, with theirs. **better** and **worse** mark intervals without
+0; no correction for the number of comparisons. What follows from it:
+[docs/objectives.md](../objectives.md#what-they-do-on-rooms).
+"""
+
+
 class Score(NamedTuple):
     """One column: heading, place in ``metrics.test`` of ``result.json``, and whether higher is better."""
 
@@ -197,7 +207,10 @@ def main() -> int:
                 for name, by_seed in results.items()
             },
         }
-        for suffix, text in ((".md", "\n".join([*lines, "", about, ""])), (".json", json.dumps(record, indent=1))):
+        for suffix, text in (
+            (".md", "\n".join([INTRO, *lines, "", f"*{about}*", ""])),
+            (".json", json.dumps(record, indent=1)),
+        ):
             target = arguments.out.with_suffix(suffix)
             target.parent.mkdir(parents=True, exist_ok=True)
             with atomic(target) as temporary:
