@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -13,6 +14,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from samples import plane_sample
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Its workers ignore Ctrl-C, and so would everything that the tests start: some of them press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("suite", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")

@@ -21,7 +21,7 @@ class Given:
 
 
 class OneConsistency(Objective):
-    def consistency_losses(self, raw, batch):
+    def consistency_losses(self, raw, batch, terms):
         return {name: (raw["depth"].mean() * raw["normals"].mean(), torch.tensor(True)) for name in ("consistency/x",)}
 
 
