@@ -21,18 +21,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
-from m2h_lightning.callbacks.conflicts import GradientConflicts
 from m2h_lightning.callbacks.run_folder import RunFolder
 from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
 from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters
 from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import data_keys, explain, group_value, init_parameters, subclasses
+from m2h_lightning.commands.fitting import check_fit, check_going_on
 from m2h_lightning.commands.length import settle_length
 from m2h_lightning.commands.narrowing import narrow
 from m2h_lightning.data.base import BaseDataModule, check_facts
 from m2h_lightning.data.memory import keep_freed_memory
-from m2h_lightning.errors import CheckpointError, ConfigError, DataError, M2HError
+from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.predictions.formats import SaveFormat
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, newest_checkpoint, read_checkpoint
@@ -452,42 +452,6 @@ class TrainingCLI(LightningCLI):
                 os.environ.pop(runs.RUN_DIR_VARIABLE, None)
             else:
                 os.environ[runs.RUN_DIR_VARIABLE] = before
-
-
-def check_fit(model: Any, data: Any, callbacks: list[Callback]) -> None:
-    """Refuse what model, data and callbacks cannot do together, before any data are made or read.
-
-    Raises:
-        ConfigError: A block whose gradients shall be compared does not exist; or depth and normals shall agree, and the
-            augmentation makes them contradict each other.
-    """
-    for callback in callbacks:
-        if isinstance(callback, GradientConflicts) and len(model.tasks) > 1:
-            callback.check(model)
-    legacy = isinstance(data, BaseDataModule) and data.augment.legacy_scale_depth
-    if legacy and "consistency/depth_normals" in model.objective.consistency_weights:
-        raise ConfigError(
-            "model.consistency.depth_normals.weight is above 0, but data.augment.legacy_scale_depth changes depth and "
-            "leaves normals and camera as they are: the two contradict each other; switch one of them off"
-        )
-
-
-def check_going_on(path: str, model: Any, max_epochs: int | None) -> None:
-    """Refuse a checkpoint from which this run cannot go on.
-
-    Raises:
-        CheckpointError: It is of another balancing method or of other trained parameters, or has more epochs.
-    """
-    checkpoint = read_checkpoint(path)
-    model.check_goes_on(checkpoint)
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
-    done = int(progress.get("processed", 0))
-    if max_epochs is not None and 0 <= max_epochs < done:
-        raise CheckpointError(
-            f"the checkpoint {path} has {done} epochs, this run is to have {max_epochs} (trainer.max_epochs, or the "
-            "epochs of model.stages); give at least as many, or start a new run from its weights with "
-            "model.init_weights"
-        )
 
 
 def _write_failure(folder: Path, error: BaseException) -> None:
