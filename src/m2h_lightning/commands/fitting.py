@@ -1,4 +1,4 @@
-"""Whether model, data, callbacks and checkpoint of a training run go together, asked before anything is read or written."""
+"""Whether model, data, callbacks and checkpoint of a training run go together; asked before anything is written."""
 
 from __future__ import annotations
 
