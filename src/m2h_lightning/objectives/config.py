@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from m2h_lightning.errors import ConfigError
 
@@ -85,50 +85,61 @@ class BalancingConfig:
                 raise ConfigError(f"model.balancing.sampling.{task} is {ratio}; give a probability above 0, at most 1")
 
 
-def _check_term(section: str, weight: float, start_epoch: int, ramp: float) -> None:
-    """Refuse what no consistency loss can be."""
-    if not 0 <= weight < math.inf:
-        raise ConfigError(f"model.consistency.{section}.weight is {weight}; it must be a number of at least 0")
-    if start_epoch < 0:
-        raise ConfigError(f"model.consistency.{section}.start_epoch is {start_epoch}; epochs count from 0")
-    if not 0 <= ramp < math.inf:
-        raise ConfigError(f"model.consistency.{section}.ramp is {ramp}; give epochs, at least 0")
+@dataclass
+class TermConfig:
+    """What every consistency loss has.
+
+    Args:
+        weight: λ; 0 switches the loss off. M2H's paper has 0.1 for its two losses.
+        start_epoch: First epoch in which it acts.
+        ramp: Epochs over which λ rises linearly from 0, counted from the first one in which it acts.
+    """
+
+    section: ClassVar[str]
+    """Its key below ``model.consistency``."""
+
+    weight: float = 0.0
+    start_epoch: int = 0
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        key = f"model.consistency.{self.section}"
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"{key}.weight is {self.weight}; it must be a number of at least 0")
+        if self.start_epoch < 0:
+            raise ConfigError(f"{key}.start_epoch is {self.start_epoch}; epochs count from 0")
+        if not 0 <= self.ramp < math.inf:
+            raise ConfigError(f"{key}.ramp is {self.ramp}; give epochs, at least 0")
 
 
 @dataclass
-class DepthNormalsConfig:
+class DepthNormalsConfig(TermConfig):
     """Consistency of depth and normals: 1 − cos between the predicted normals and those of the predicted depth.
 
     Args:
-        weight: λ; 0 switches the loss off. The paper's is 0.1.
-        start_epoch: First epoch in which it acts.
-        ramp: Epochs over which λ rises linearly from 0, counted from the first one in which it acts.
         detach: The side that is taken as given and receives no gradient.
         max_step: Largest relative depth step between neighbours, of the labels where known, else of the prediction;
             pixels beyond lie at occlusion edges and are left out.
     """
 
-    weight: float = 0.0
-    start_epoch: int = 0
-    ramp: float = 0.0
+    section = "depth_normals"
+
     detach: Literal["none", "depth", "normals"] = "none"
     max_step: float = 0.05
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check_term("depth_normals", self.weight, self.start_epoch, self.ramp)
+        super().__post_init__()
         if not 0 < self.max_step < math.inf:
             raise ConfigError(f"model.consistency.depth_normals.max_step is {self.max_step}; it must be above 0")
 
 
 @dataclass
-class EdgesSemsegConfig:
+class EdgesSemsegConfig(TermConfig):
     """Consistency of edges and classes: edge probability against the soft boundary of the class posteriors.
 
     Args:
-        weight: λ; 0 switches the loss off. The paper's is 0.1.
-        start_epoch: First epoch in which it acts.
-        ramp: Epochs over which λ rises linearly from 0, counted from the first one in which it acts.
         detach: The side that is taken as given and receives no gradient.
         boundary: Soft boundary between neighbours x and x′: "variation" ½ Σ |p(x) − p(x′)|, or
             "disagreement" 1 − Σ p(x)p(x′), which takes a place where both are equally unsure for a boundary too.
@@ -136,37 +147,24 @@ class EdgesSemsegConfig:
             more than class borders; images without class labels go by the predicted ones. 0 takes all pixels.
     """
 
-    weight: float = 0.0
-    start_epoch: int = 0
-    ramp: float = 0.0
+    section = "edges_semseg"
+
     detach: Literal["none", "edges", "semseg"] = "none"
     boundary: Literal["variation", "disagreement"] = "variation"
     band: int = 5
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check_term("edges_semseg", self.weight, self.start_epoch, self.ramp)
+        super().__post_init__()
         if self.band < 0:
             raise ConfigError(f"model.consistency.edges_semseg.band is {self.band}; give pixels, at least 0")
 
 
 @dataclass
-class SmoothnessConfig:
-    """Edge-aware smoothness of depth: |∂d*| e^(−|∂I|), d* the inverse depth over its mean (Godard et al., CVPR 2017).
+class SmoothnessConfig(TermConfig):
+    """Edge-aware smoothness of depth: |∂d*| e^(−|∂I|), d* inverse depth over its mean (Godard et al., CVPR 2017)."""
 
-    Args:
-        weight: λ; 0 switches the loss off.
-        start_epoch: First epoch in which it acts.
-        ramp: Epochs over which λ rises linearly from 0, counted from the first one in which it acts.
-    """
-
-    weight: float = 0.0
-    start_epoch: int = 0
-    ramp: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _check_term("smoothness", self.weight, self.start_epoch, self.ramp)
+    section = "smoothness"
 
 
 @dataclass
