@@ -270,11 +270,12 @@ class Toy(nn.Module):
     def step(self, x, absent=(), extra=False, factors=None):
         losses = self.losses(x)
         balanced = [name for name in self.terms if name != "consistency"]
-        present = {name: torch.tensor(name not in absent) for name in losses}
-        weights = {n: torch.tensor((factors or {}).get(n, 1.0)) * present[n] for n in losses}
+        present = {name: name not in absent for name in losses}
+        static = {name: (factors or {}).get(name, 1.0) for name in losses}
+        weights = {n: torch.tensor(static[n]) * present[n] for n in losses}
         total = sum(weights[n] * loss for n, loss in losses.items())
         means = {name: loss.detach() for name, loss in losses.items()}
-        return StepLosses(losses, means, present, weights, balanced, torch.zeros(0), None, total)
+        return StepLosses(losses, means, present, static, weights, balanced, total)
 
 
 def gradient(toy, steps, method, factor=1.0, scale=1.0, terms=NAMES):

@@ -158,20 +158,19 @@ class GradientConflicts(L.Callback):
             return
         self._last = step
         assert isinstance(pl_module, M2HModule)
-        values = self._measure(trainer, pl_module)
+        values = self._measure(pl_module)
         for logger in trainer.loggers if values else ():
             # Not through self.log, which keeps only the steps that trainer.log_every_n_steps picks.
             logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
 
-    def _measure(self, trainer: L.Trainer, module: M2HModule) -> dict[str, float]:
+    def _measure(self, module: M2HModule) -> dict[str, float]:
         losses = module.step_losses
         parameters = block_parameters(module.net, self.block)
         terms = _terms(losses)
         if not parameters or not terms:  # a stage in which the block is frozen; a batch without labels
             return {}
         # fp16 gradients need the loss scale as in training, lest small ones become 0; lengths are divided by it.
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        scale = float(scaler.get_scale()) if scaler is not None else 1.0
+        scale = module.loss_scale or 1.0
         gradients = task_gradients([loss * scale for loss in terms.values()], parameters)
         gradients = mean_over_processes(gradients)
         if not torch.isfinite(gradients).all():  # a step that the scaler skips
@@ -249,14 +248,4 @@ def _short(term: str) -> str:
 
 def _terms(step: StepLosses) -> dict[str, Tensor]:
     """Return the losses that take part in a step, times their static weights, each with a graph of its own."""
-    found = {}
-    for name, loss in step.losses.items():
-        if not step.present[name]:
-            continue
-        factor = step.weights[name]
-        if name in step.balanced:
-            # What the method sees, but not through the tensor in which all of its losses are stacked: that would send
-            # zeros through the graphs of the others.
-            (factor,) = torch.autograd.grad(step.scaled[step.balanced.index(name)], loss, retain_graph=True)
-        found[_short(name)] = factor * loss
-    return found
+    return {_short(name): step.static[name] * loss for name, loss in step.losses.items() if step.present[name]}

@@ -91,9 +91,9 @@ class StepGradients:
         """
         everything = [*self.shared, *self.own]
         # To the host in one go: each number for itself would wait for the device anew.
-        table = torch.stack([torch.stack([step.present[n], step.weights[n], step.means[n]]) for n in step.losses])
+        table = torch.stack([torch.stack([step.weights[name], step.means[name]]) for name in step.losses])
         numbers = dict(zip(step.losses, table.tolist(), strict=True))
-        present = {name: bool(row[0]) for name, row in numbers.items()}
+        present = step.present
         passes = [[name] for name in step.balanced if present[name]]
         rest = [name for name in step.losses if name not in step.balanced and present[name]]
         passes += [rest] if rest else []
@@ -112,7 +112,7 @@ class StepGradients:
                 parameter.grad = torch.zeros_like(parameter)
         for name in step.balanced:
             if present[name]:
-                _, self._static[name], mean = numbers[name]
+                self._static[name], mean = numbers[name]
                 self._losses.setdefault(name, []).append(mean)
 
     @torch.no_grad()

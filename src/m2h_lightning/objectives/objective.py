@@ -29,21 +29,19 @@ class StepLosses:
     Attributes:
         losses: Every term's own loss, float32 scalar with its graph: tasks, then ``consistency/…``; 0 without label.
         means: The same, detached, averaged over processes.
-        present: Whether any process has a label (and the term was drawn, and acts in this epoch); Boolean scalars.
-        weights: The factor of each term in ``total``, detached.
+        present: Whether any process has a label (and the term was drawn, and acts in this epoch).
+        static: Static weight of each term, for consistency losses times their strength now.
+        weights: The factor of each term in ``total``, detached: the static weight times the method's.
         balanced: Names of the terms that the balancing method weighs.
-        scaled: Those terms times their static weights, with their graph: what the method sees.
-        rest: Sum of the other terms times their weights, with its graph; None if there are none.
         total: What is minimised, as a scalar with its graph.
     """
 
     losses: dict[str, Tensor]
     means: dict[str, Tensor]
-    present: dict[str, Tensor]
+    present: dict[str, bool]
+    static: dict[str, float]
     weights: dict[str, Tensor]
     balanced: list[str]
-    scaled: Tensor
-    rest: Tensor | None
     total: Tensor
 
 
@@ -76,8 +74,8 @@ class Objective(nn.Module):
         self.balancing, self.consistency = balancing, consistency
         self.terms = [*self.tasks, *self.consistency_weights]
         self.balanced = self.terms if balancing.over == "all" else list(self.tasks)
-        static = [{**self.loss_weights, **self.consistency_weights}[name] for name in self.balanced]
-        self.balancer = build_balancer(balancing, self.balanced, static)
+        static = self._static_weights()
+        self.balancer = build_balancer(balancing, self.balanced, [static[name] for name in self.balanced])
 
     def task_losses(self, raw: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return per task the loss and whether this process has a label for it.
@@ -124,34 +122,28 @@ class Objective(nn.Module):
         losses, means, labelled = self._measured(raw, batch, strengths)
         names = list(losses)
         present = labelled & self._drawn(names, moment, means.device)
-        factors = [self.loss_weights.get(n, 1.0) * self._consistency_factor(n, strengths) for n in names]
-        scaled = torch.stack([factor * losses[name] for factor, name in zip(factors, names, strict=True)])
-        static = means.new_tensor(factors)
-
-        balanced = [name for name in self.balanced if name in losses]
-        at = [names.index(name) for name in balanced]
-        columns = torch.tensor([self.balanced.index(name) for name in balanced], device=means.device)
+        static = {
+            name: weight * strengths.get(name, 1.0) for name, weight in self._static_weights().items() if name in losses
+        }
+        factors = means.new_tensor([static[name] for name in names])
+        at, columns = self._places(names)
         every_mean, every_present = self._for_balancer(names, means, present)
-        chosen = self.balancer(every_mean, every_present, moment)[columns]
-        # A term that does not take part is multiplied by zero, not left out: its parameters keep (zero) gradients.
-        total = (chosen * scaled[at]).sum()
+        chosen = self.balancer(every_mean, every_present, moment)
+        # What is not balanced counts once. A term that does not take part is multiplied by zero, not left out: its
+        # parameters keep (zero) gradients.
+        balance = torch.ones_like(means).index_copy(0, torch.tensor(at, device=means.device), chosen[columns]) * present
+        total = (balance * torch.stack([static[name] * losses[name] for name in names])).sum()
         extra = self.balancer.regulariser(every_present)
         if extra is not None:
             total = total + extra
-        others = [i for i, name in enumerate(names) if name not in balanced]
-        rest = (scaled[others] * present[others]).sum() if others else None
-        if rest is not None:
-            total = total + rest
-        weights = static * present
-        weights[at] = weights[at] * chosen.detach()
+        weights = factors * balance.detach()
         return StepLosses(
             losses=losses,
             means=dict(zip(names, means.unbind(), strict=True)),
-            present=dict(zip(names, present.unbind(), strict=True)),
+            present=dict(zip(names, present.tolist(), strict=True)),
+            static=static,
             weights=dict(zip(names, weights.unbind(), strict=True)),
-            balanced=balanced,
-            scaled=scaled[at] * present[at],
-            rest=rest,
+            balanced=[name for name in self.balanced if name in losses],
             total=total,
         )
 
@@ -195,17 +187,22 @@ class Objective(nn.Module):
         Consistency losses have their full weight here, and their strength only in the sum: a ramp is no fall or rise
         of a loss, and methods that are blind to a loss's scale would undo it.
         """
-        static = {**self.loss_weights, **self.consistency_weights}
-        at = [names.index(name) for name in self.balanced if name in names]
-        columns = torch.tensor([self.balanced.index(names[i]) for i in at], device=means.device)
+        static = self._static_weights()
+        at, columns = self._places(names)
         every_mean = means.new_zeros(len(self.balanced))
         every_mean[columns] = (means * means.new_tensor([static[name] for name in names]))[at]
         every_present = torch.zeros(len(self.balanced), dtype=torch.bool, device=means.device)
         every_present[columns] = present[at]
         return every_mean, every_present
 
-    def _consistency_factor(self, name: str, strengths: Mapping[str, float]) -> float:
-        return self.consistency_weights[name] * strengths[name] if name in self.consistency_weights else 1.0
+    def _places(self, names: list[str]) -> tuple[list[int], list[int]]:
+        """Return where the balanced ones among these terms stand: in ``names``, and in ``balanced``."""
+        balanced = [name for name in self.balanced if name in names]
+        return [names.index(name) for name in balanced], [self.balanced.index(name) for name in balanced]
+
+    def _static_weights(self) -> dict[str, float]:
+        """Return the weight of every term before any balancing, consistency losses in full."""
+        return {**self.loss_weights, **self.consistency_weights}
 
     def _drawn(self, names: list[str], moment: Moment, device: torch.device) -> Tensor:
         """Return which terms take part in this step, by ``model.balancing.sampling``; consistency losses always do.

@@ -97,7 +97,7 @@ class ByGradient(L.LightningModule):
         assert self._gradients is not None
         (factor,) = torch.autograd.grad(loss, self._step.total, retain_graph=True)
         self._gradients.add(self._step, factor)
-        if self._scaler() is not None:
+        if self.loss_scale is not None:
             self._gradients.agree_on_overflow()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -106,17 +106,17 @@ class ByGradient(L.LightningModule):
         if balancer is None:
             return
         assert self._gradients is not None
-        scaler = self._scaler()
-        scale = float(scaler.get_scale()) if scaler is not None else 1.0
-        weights = self._gradients.finish(balancer, self._moment(), scale)
+        weights = self._gradients.finish(balancer, self._moment(), self.loss_scale or 1.0)
         self._gradients = None  # T gradients are a lot of memory
         for name, weight in (weights or {}).items():
             self.log(f"train/{name}/weight", weight)
         self._leave_gradients_alone()  # validation may follow: its buffers come from the first process too
 
-    def _scaler(self) -> Any:
-        """Return the scaler of float16 training, or None."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
+    @property
+    def loss_scale(self) -> float | None:
+        """What float16 training multiplies the loss by now; None in other precisions."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return None if scaler is None else float(scaler.get_scale())
 
     def _weights_to_log(self, step: StepLosses) -> Sequence[str]:
         """Return the losses whose weight is known before the backward pass."""
