@@ -26,6 +26,7 @@ TRAINING_VERBS = {
 OTHER_VERBS = {
     "baselines": "train one network per task and print Δm:      --config experiments/rooms.yaml [options of fit]",
     "evaluate": "score predictions in files, whoever made them:   --pred DIR (--config … | --data NYUDv2)",
+    "sweep": "ablations and searches, on GPUs or a cluster:    sweep plan|run|status|report sweeps/window_size.yaml …",
     "summary": "parameters and GMACs per box of the network: --config … [--model.*] [--size H W]",
     "data": "prepare, verify or synthesize data sets:          data prepare|verify|synthesize …",
     "table": "test results of runs side by side, with Δm and published ones: table RUN… [--single RUN…] [--paper]",
@@ -84,6 +85,10 @@ def _dispatch(words: list[str], program: str) -> int:
         from m2h_lightning.commands.baselines import main_baselines
 
         return main_baselines(rest)
+    if verb == "sweep":
+        from m2h_lightning.sweeps.command import main_sweep
+
+        return main_sweep(rest)
     if verb == "summary":
         from m2h_lightning.commands.summary import main_summary
 

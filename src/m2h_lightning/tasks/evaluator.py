@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
@@ -98,9 +99,11 @@ class Evaluator(nn.Module):
             raise DataError(f"{error}; samples {', '.join(batch['id'])}") from error
 
     def compute(self) -> dict[str, Tensor]:
-        """Return all scores as ``task/metric``, and the number of ``images``, over all processes of a distributed run.
+        """Return all scores as ``task/metric``, over all processes of a distributed run; NaN for what was not scored.
 
-        NaN for what was not scored.
+        Beside them the number of ``images`` and ``score``, one number for all tasks: the geometric mean of their
+        headlines, errors as 1/error. Which of two runs has the better one does not depend on any unit or weight; a
+        relative gain in any task counts alike, as in Δm, of which its logarithm is the first order.
 
         Every process has to call it: this is where processes add up their states.
         """
@@ -111,7 +114,15 @@ class Evaluator(nn.Module):
                     result.update({f"{name}/{key}": value for key, value in metric.compute().items()})
             for metric in self.cross.values():
                 result.update(metric.compute())  # type: ignore[operator]
+        gains = [self._logarithm(task, result) for task in self.tasks]
+        result["score"] = torch.stack(gains).mean().exp()
         return result
+
+    def _logarithm(self, task: str, scores: dict[str, Tensor]) -> Tensor:
+        """Return the logarithm of a task's headline, more of it being better."""
+        line = self.headline(task)
+        value = scores[f"{task}/{line.metric}"].double().log()
+        return value if line.higher_is_better else -value
 
     def reset(self) -> None:
         """Forget everything added so far."""

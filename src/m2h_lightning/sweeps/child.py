@@ -1,0 +1,138 @@
+"""One cell as a process: started so that it cannot outlive its worker unnoticed, stopped so that it can go on later."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from m2h_lightning.runs import folder as runs
+
+CELL_VARIABLE = "M2H_CELL"
+"""Set for every cell: its run folder. Any program that writes a ``result.json`` there can be swept."""
+
+STOPPED = 75
+"""Exit code of a training run that was told to stop and left a checkpoint (EX_TEMPFAIL: try again later)."""
+
+LINES = 20
+"""How many of the last lines of a failed cell the ledger keeps."""
+
+_OOM = re.compile(
+    r"OutOfMemoryError|(CUDA|MPS backend) out of memory|can(no|')t allocate memory|\bMemoryError\b",
+    re.IGNORECASE,
+)
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def dies_with_parent(how: signal.Signals, parent: int) -> Any:
+    """Return what a new process does first, so that it gets a signal when the thread that started it ends (Linux)."""
+
+    def before_exec() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(how))
+            if os.getppid() != parent:  # it ended before we asked
+                os._exit(1)
+
+    return before_exec
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[int | None]:
+    """Hold a lock that the processes started meanwhile share: it is free when all of them have ended.
+
+    Yields:
+        Its descriptor, to be passed on; None where somebody holds it. -1 where the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            yield None if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else -1
+            return
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def start(
+    words: list[str], folder: Path, log: Path, directory: str, environment: Mapping[str, str], held: int
+) -> subprocess.Popen[bytes]:
+    """Start a cell.
+
+    Args:
+        words: Its command.
+        folder: Its run folder, for programs that are not ours.
+        log: File that what it prints is added to.
+        directory: Working directory.
+        environment: Variables to set beside those of this process.
+        held: Descriptor of its lock, or -1.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        file.write(f"$ {shlex.join(words)}\n".encode())
+        file.flush()
+        return subprocess.Popen(
+            words,
+            cwd=directory,
+            env={**os.environ, **environment, CELL_VARIABLE: str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches the worker alone, which then stops it in its own way
+            pass_fds=(held,) if held >= 0 else (),
+            preexec_fn=dies_with_parent(signal.SIGKILL, os.getpid()),
+        )
+
+
+def tell(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """Send a signal to a cell and to the processes it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, how)
+
+
+def tail(log: Path, lines: int = LINES) -> str:
+    """Return the last lines of a log, without reading all of it."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 200 * lines))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(line[:500] for line in text.splitlines()[-lines:])
+
+
+def reason(code: int, folder: Path, log: str) -> str:
+    """Return in one line why a cell failed."""
+    if ran_out_of_memory(log):
+        return "out of memory"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else str(-code)
+        return f"killed by {name}" + (" (was memory short?)" if -code == signal.SIGKILL else "")
+    with contextlib.suppress(OSError):
+        first = (folder / runs.FAILURE).read_text(encoding="utf-8", errors="replace").splitlines()
+        if first and first[0].strip():
+            return first[0].strip()
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "it printed nothing")
+    return f"exit code {code}: {last}"
+
+
+def ran_out_of_memory(log: str) -> bool:
+    """Whether the last lines of a cell tell of too little memory."""
+    return bool(_OOM.search(log))
