@@ -1,0 +1,1 @@
+"""The verbs of ``m2h sweep``, one file each."""
