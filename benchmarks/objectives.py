@@ -10,19 +10,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
-import statistics
 import subprocess
 import sys
 from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from benchmarks.run import machine
 from m2h_lightning.files import atomic
+from m2h_lightning.report.statistics import interval, paired
 
 NO_CONSISTENCY = ["--model.consistency.depth_normals.weight", "0", "--model.consistency.edges_semseg.weight", "0"]
 
@@ -116,14 +113,6 @@ def run_all(experiment: Path, root: Path, seeds: int, workers: int, words: list[
     return failed
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return mean and half width of the 95 % interval; NaN for the latter with fewer than two values."""
-    if len(values) < 2:
-        return statistics.fmean(values), math.nan
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.fmean(values), float(half)
-
-
 def look_up(result: dict[str, Any], key: str) -> float:
     """Return a test score of a ``result.json``."""
     node: Any = result["metrics"]["test"]
@@ -163,12 +152,11 @@ def tables(results: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
             continue
         cells = []
         for score in SCORES:
-            gaps = [look_up(ours[seed], score.key) - look_up(theirs[seed], score.key) for seed in both]
-            mean, half = interval(gaps)
+            gap = paired(*([look_up(side[seed], score.key) for seed in both] for side in (ours, theirs)))
             clear = ""
-            if abs(mean) > half:  # never with one seed, whose interval is NaN
-                clear = " **better**" if (mean > 0) == score.higher else " **worse**"
-            cells.append(f"{mean:+.{score.digits}f} ± {half:.{score.digits}f}{clear}")
+            if abs(gap.mean) > gap.half:  # never with one seed, whose interval is NaN
+                clear = " **better**" if (gap.mean > 0) == score.higher else " **worse**"
+            cells.append(f"{gap.mean:+.{score.digits}f} ± {gap.half:.{score.digits}f}{clear}")
         lines.append(f"| {variant.name} − {variant.baseline} | {len(both)} | {' | '.join(cells)} |")
     return lines
 

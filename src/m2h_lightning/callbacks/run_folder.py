@@ -16,6 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from m2h_lightning.callbacks.stop import validates_again
 from m2h_lightning.data.loader import ResumableDataLoader
 from m2h_lightning.module import M2HModule
 from m2h_lightning.runs import folder as runs
@@ -48,6 +49,7 @@ class RunFolder(Callback):
         self._configured = False
         self._started = time.monotonic()
         self._seconds_before = 0.0
+        self._metrics_before: dict[str, float] = {}
         self._states: list[dict[str, Any]] = []
         self._loader: dict[str, int] | None = None
         self._mid_epoch = False
@@ -72,6 +74,7 @@ class RunFolder(Callback):
             "mid_epoch": not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch,
             "loader": loader.state_dict() if isinstance(loader, ResumableDataLoader) else None,
             "seconds": self.seconds,
+            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -85,9 +88,10 @@ class RunFolder(Callback):
         if not self.resumed:  # a new run that goes on from another run's checkpoint: files of its own
             return
         self._seconds_before = float(state.get("seconds", 0.0))
+        self._metrics_before = state.get("metrics", {})
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger):
-                logger.keep_before(int(checkpoint["global_step"]))
+                logger.keep_before(int(checkpoint["global_step"]), validates_again(checkpoint))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the random states before the data order of the next epoch is drawn."""
@@ -123,13 +127,24 @@ class RunFolder(Callback):
         """Wall time of the run in seconds, earlier incarnations up to their last checkpoint included."""
         return self._seconds_before + time.monotonic() - self._started
 
+    def metrics(self, trainer: Trainer) -> dict[str, Any]:
+        """Return the metrics at the end of training; those of a validation before a resume are in the checkpoint."""
+        return {**self._metrics_before, **trainer.callback_metrics}
+
     @staticmethod
     def progress(trainer: Trainer) -> dict[str, Any]:
         """Return how far training came, and how far it was to go."""
         budget = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
         return {"epochs": trainer.current_epoch, "steps": trainer.global_step, "budget": budget}
 
-    def write_result(self, trainer: Trainer, verb: str, metrics: dict[str, float], progress: dict[str, Any]) -> None:
+    def write_result(
+        self,
+        trainer: Trainer,
+        verb: str,
+        metrics: dict[str, float],
+        progress: dict[str, Any],
+        pruned_at: int | None = None,
+    ) -> None:
         """Write ``result.json``; the last thing a successful run does, on rank 0 only.
 
         Args:
@@ -137,13 +152,14 @@ class RunFolder(Callback):
             verb: ``fit``, ``validate``, ``test`` or ``predict``.
             metrics: Final metrics by their ``stage/task/metric`` name.
             progress: What :meth:`progress` returned after training; empty for the other verbs.
+            pruned_at: Number of the validation after which a sweep gave the run up; None where it came to its end.
         """
         module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
         parameters = list(module.parameters())
         runs.write_json(
             self.folder / runs.RESULT,
             {
-                "status": "finished",
+                **({"status": "finished"} if pruned_at is None else {"status": "pruned", "pruned_at": pruned_at}),
                 "command": verb,
                 "experiment": self.folder.parent.name,
                 "run": self.folder.name,
@@ -168,6 +184,7 @@ class RunFolder(Callback):
             },
         )
         (self.folder / runs.FAILURE).unlink(missing_ok=True)
+        (self.folder / runs.CHECKPOINTS / runs.STOPPED_CHECKPOINT).unlink(missing_ok=True)
 
 
 def scoring(module: Any, metrics: dict[str, float]) -> dict[str, Any]:

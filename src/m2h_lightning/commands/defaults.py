@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BasePredictionWriter, Checkpoint, ModelCheckpoint
 
-from m2h_lightning.callbacks import PicturePanels, PredictionFiles, SavePredictions
+from m2h_lightning.callbacks import PicturePanels, PredictionFiles, ReportToStudy, SavePredictions, StopAtSignal
 from m2h_lightning.predictions.formats import SaveFormat
 from m2h_lightning.runs import folder as runs
 
@@ -59,4 +59,7 @@ def default_callbacks(
             added.append(PredictionFiles())
     elif run.pictures and not has(PicturePanels):
         added.append(PicturePanels(run.pictures))
+    if verb == "fit":
+        added.append(StopAtSignal(run.test, checkpoints))
+        added += [callback] if (callback := ReportToStudy.from_environment()) is not None else []
     return added

@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-import traceback
+import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -21,10 +21,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
+from m2h_lightning.callbacks import ReportToStudy
 from m2h_lightning.callbacks.run_folder import RunFolder
+from m2h_lightning.callbacks.stop import Stopped, listening, stopped_text
 from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
 from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters
-from m2h_lightning.commands.closing import print_closing
+from m2h_lightning.commands.closing import print_closing, write_failure
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import data_keys, explain, group_value, init_parameters, subclasses
 from m2h_lightning.commands.fitting import check_fit, check_going_on
@@ -35,6 +37,7 @@ from m2h_lightning.data.memory import keep_freed_memory
 from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.predictions.formats import SaveFormat
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.cell import STOPPED
 from m2h_lightning.runs.checkpoint_io import AtomicCheckpointIO, newest_checkpoint, read_checkpoint
 from m2h_lightning.runs.loggers import close_loggers, make_loggers
 
@@ -82,6 +85,11 @@ def run_cli(command: type[TrainingCLI], arguments: Arguments) -> int:
         command(arguments, *classes())
     except AlreadyFinished as finished:
         print(finished)
+    except Stopped as stopped:
+        if runs.global_rank() > 0:
+            return 0  # a process that fails makes Lightning kill the others, which may still be closing their files
+        print(f"m2h: {stopped}", file=sys.stderr)
+        return STOPPED
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or ""
         first = str(error.__cause__ or error).strip("'\"").splitlines()[0]
@@ -431,20 +439,13 @@ class TrainingCLI(LightningCLI):
         before = os.environ.get(runs.RUN_DIR_VARIABLE)
         os.environ[runs.RUN_DIR_VARIABLE] = str(self.folder)
         try:
-            super()._run_subcommand(subcommand)
-            metrics = dict(self.trainer.callback_metrics)
-            progress = self.callback.progress(self.trainer) if subcommand == "fit" else {}
-            if subcommand == "fit" and self.options.run.test:
-                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-                metrics.update(self.trainer.callback_metrics)
-            if self.trainer.is_global_zero:
-                close_loggers(self.trainer.loggers)
-                values = {name: float(value) for name, value in metrics.items()}
-                self.callback.write_result(self.trainer, subcommand, values, progress)
-                print_closing(self.model, values, self.folder)
+            with listening(self.trainer):
+                self._work(subcommand)
         except BaseException as error:
+            if isinstance(error, Stopped):
+                error.args = (stopped_text(self.folder),)
             if self.trainer.is_global_zero:
-                _write_failure(self.folder, error)
+                write_failure(self.folder, error)
                 close_loggers(self.trainer.loggers)
             raise
         finally:
@@ -453,13 +454,22 @@ class TrainingCLI(LightningCLI):
             else:
                 os.environ[runs.RUN_DIR_VARIABLE] = before
 
-
-def _write_failure(folder: Path, error: BaseException) -> None:
-    """Leave the reason in ``failure.txt``: one line, and the traceback when the fault is not the user's."""
-    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-        error = error.__context__
-    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-    text = " ".join(reason.split()) + "\n"
-    if not isinstance(error, M2HError | KeyboardInterrupt | MisconfigurationException):
-        text += "\n" + "".join(traceback.format_exception(error))
-    runs.write_text(folder / runs.FAILURE, text)
+    def _work(self, subcommand: str) -> None:
+        """Run the verb, the test after training, and write the result."""
+        assert self.folder is not None
+        assert self.callback is not None
+        super()._run_subcommand(subcommand)
+        metrics = self.callback.metrics(self.trainer)
+        progress = self.callback.progress(self.trainer) if subcommand == "fit" else {}
+        pruned_at = next(
+            (c.pruned_at for c in self.trainer.callbacks if isinstance(c, ReportToStudy)),  # type: ignore[attr-defined]
+            None,
+        )
+        if subcommand == "fit" and self.options.run.test and pruned_at is None:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            metrics.update(self.trainer.callback_metrics)
+        if self.trainer.is_global_zero:
+            close_loggers(self.trainer.loggers)
+            values = {name: float(value) for name, value in metrics.items()}
+            self.callback.write_result(self.trainer, subcommand, values, progress, pruned_at)
+            print_closing(self.model, values, self.folder)

@@ -98,6 +98,10 @@ class WeightEMA(WeightAveraging):
         """Leave the average in the module."""
         self._show(trainer, pl_module, True)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the module also when a resumed run had nothing left to train."""
+        self._show(trainer, pl_module, True)
+
     def _show(self, trainer: Trainer, pl_module: LightningModule, average: bool) -> None:
         if trainer.state.fn == TrainerFn.FITTING and average != self._shown:
             self._swap_models(pl_module)

@@ -32,6 +32,9 @@ RUN_DIR_VARIABLE = "M2H_RUN_DIR"
 
 CONFIG, RESULT, FAILURE, HISTORY, METRICS = "config.yaml", "result.json", "failure.txt", "run.json", "metrics.csv"
 CHECKPOINTS, PICTURES, PREDICTIONS = "checkpoints", "pictures", "predictions"
+STOPPED_CHECKPOINT = "stopped.ckpt"
+"""Among the checkpoints that of a run that was told to stop; removed when the run is finished."""
+
 
 PACKAGES = ("m2h-lightning", "torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "jsonargparse")
 

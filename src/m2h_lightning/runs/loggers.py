@@ -85,11 +85,19 @@ class RunCSVLogger(Logger):
                 file.write(_text(self._columns, [row], header=False).encode())
 
     @rank_zero_only
-    def keep_before(self, step: int) -> None:
-        """Drop the rows of ``step`` and later, and a torn last row: a run resumed at ``step`` writes them again."""
+    def keep_before(self, step: int, validates_again: bool = False) -> None:
+        """Drop the rows of ``step`` and later, and a torn last row: a run resumed at ``step`` writes them again.
+
+        Args:
+            step: The optimiser step at which the run goes on.
+            validates_again: Whether it begins with the validation after the last step: its row is dropped too.
+        """
         columns, rows = read_rows(self.path)
         if columns:
             kept = [row for row in rows if not row.get("step") or int(row["step"]) < step]
+            if validates_again:
+                last = str(step - 1)
+                kept = [row for row in kept if row["step"] != last or not _is_validation(row)]
             write_text(self.path, _text(columns, kept, header=True))
         self._columns = None
 
@@ -102,6 +110,10 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     whole = content[: content.rfind("\n") + 1]  # a row without its line break was torn by a crash of the machine
     reader = csv.DictReader(io.StringIO(whole))
     return list(reader.fieldnames or []), list(reader)
+
+
+def _is_validation(row: Mapping[str, str]) -> bool:
+    return any(value and name.startswith("val/") for name, value in row.items())
 
 
 def _cell(value: Any) -> str:
