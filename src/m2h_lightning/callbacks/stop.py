@@ -56,7 +56,8 @@ class StopAtSignal(Callback):
     def listening(self, trainer: Trainer) -> Iterator[None]:
         """Wait for the signal; what it did before is restored in the end, but not where the run was stopped.
 
-        A process that was stopped is about to end, and a second signal must not kill it while it closes its files. Where Lightning answers to it, by putting a job of SLURM back into the queue, that is left alone.
+        A process that was stopped is about to end, and a second signal must not kill it while it closes its files.
+        Where Lightning answers to the signal, by putting a job of SLURM back into the queue, that is left alone.
         """
         environment = trainer._accelerator_connector.cluster_environment
         requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
@@ -118,8 +119,7 @@ class StopAtSignal(Callback):
         if not _inside_training(trainer):
             return
         if self._validate_again:  # the place that a resumed validation was given, see on_save_checkpoint
-            total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-            total.ready = total.started = total.processed = total.completed
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
             self._validate_again = False
         if self._saved or self._agreed(trainer):
             self._stop_validation(trainer)
@@ -142,7 +142,7 @@ class StopAtSignal(Callback):
     def _begin(self, trainer: Trainer, batches: list[int | float]) -> None:
         count = torch.tensor(int(min(sum(batches), 2**62)), device=trainer.strategy.root_device)
         if trainer.world_size > 1:
-            count = trainer.strategy.reduce(count, reduce_op="min")  # type: ignore[assignment]
+            count = trainer.strategy.reduce(count, reduce_op="min")
         self._common, self._batch = int(count), 0
 
     def _told_in_evaluation(self, trainer: Trainer) -> bool:

@@ -31,8 +31,8 @@ class ReportToStudy(Callback):
         storage: URL of the storage.
         study: Name of the study.
         trial: Id of the trial in the storage.
-        metric: Name of a validation metric, such as ``val/score``. A metric of the test, which has none during training,
-            is not reported.
+        metric: Name of a validation metric, such as ``val/score``. A metric of the test is not reported: there is
+            none during training.
         rule: W&B's ``early_terminate``: ``{type: hyperband, min_iter, eta}``; None never gives up.
 
     Raises:
@@ -67,8 +67,8 @@ class ReportToStudy(Callback):
             return cls(env[STORAGE], env[STUDY], int(env[TRIAL]), env[METRIC], rule)
         except (KeyError, ValueError) as error:
             raise ConfigError(
-                f"{STORAGE} is set, but {STUDY}, {TRIAL}, {METRIC} or {PRUNER} is missing or wrong ({error}); m2h sweep "
-                f"worker sets them: unset {STORAGE} to train outside of a sweep"
+                f"{STORAGE} is set, but {STUDY}, {TRIAL}, {METRIC} or {PRUNER} is missing or wrong ({error}); "
+                f"m2h sweep worker sets them: unset {STORAGE} to train outside of a sweep"
             ) from error
 
     def state_dict(self) -> dict[str, Any]:

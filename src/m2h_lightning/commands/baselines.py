@@ -5,7 +5,6 @@ This file loads no torch; each run is a process of its own.
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import subprocess
@@ -14,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from m2h_lightning.commands.arguments import Arguments, option_values
-from m2h_lightning.errors import ConfigError, DataError, M2HError
+from m2h_lightning.errors import ConfigError, M2HError
 from m2h_lightning.report.collect import collect
 from m2h_lightning.report.command import main_table
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.outcome import check_same_run, read_outcome
 
 USAGE = """usage: m2h baselines --config experiments/rooms.yaml [any option of fit]
 
@@ -36,8 +34,6 @@ GRACE_S, END_S = 10.0, 60.0
 """Seconds after Ctrl-C until a run that goes on is told once more, and from then until it is ended."""
 
 PROGRAM = (sys.executable, "-m", "m2h_lightning")
-SHOWN = 3
-"""How many differing keys a message names."""
 
 
 def main_baselines(words: list[str]) -> int:
@@ -123,33 +119,11 @@ def _state(folder: Path, tree: dict[str, Any]) -> str:
         ConfigError: It has another configuration, or was not tested.
         DataError: One of its files is damaged.
     """
-    saved = folder / runs.CONFIG
-    if not saved.is_file():
-        return "empty"
-    try:
-        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
-        result = folder / runs.RESULT
-        content = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{folder}: cannot be read ({' '.join(str(error).split())}); move it away") from error
-    if not isinstance(before, dict) or runs.config_hash(before) != runs.config_hash(tree):
-        raise ConfigError(
-            f"{folder} was trained with another configuration ({_differing(before, tree)}); move it away, or give "
-            "another --run.experiment"
-        )
-    if content is None:
-        return "interrupted" if runs.checkpoint_candidates(folder) else "empty"
-    if not content.get("metrics", {}).get("test"):
+    check_same_run(folder, tree, "move it away, or give another --run.experiment")
+    outcome = read_outcome(folder)
+    if outcome.state == "finished" and not outcome.result.get("metrics", {}).get("test"):
         raise ConfigError(f"{folder} is finished but was not tested; move it away")
-    return "finished"
-
-
-def _differing(before: Any, now: dict[str, Any]) -> str:
-    """Return the keys in which two configurations differ, with both values."""
-    old, new = (runs.flatten({k: v for k, v in tree.items() if k != "run"}) for tree in (before or {}, now))
-    keys = [key for key in {**new, **old} if runs.plain(old.get(key)) != runs.plain(new.get(key))]
-    named = [f"{key} {old.get(key)!r} there, {new.get(key)!r} now" for key in keys[:SHOWN]]
-    return "; ".join(named) + (f"; and {len(keys) - SHOWN} more keys" if len(keys) > SHOWN else "")
+    return outcome.state
 
 
 def _fit(words: list[str]) -> str | None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-from m2h_lightning.callbacks.stop import Stopped
-from m2h_lightning.errors import M2HError
 from m2h_lightning.runs import folder as runs
 
 _KINDS = {"depth_normals{}_deg": ("", "_target"), "edges{}_f": ("_semseg", "_semseg_target")}
@@ -115,16 +110,3 @@ def print_closing(module: Any, metrics: dict[str, float], folder: Path) -> None:
         print(f"picture: {last[0]}")
     if (folder / runs.PREDICTIONS).is_dir():
         print(f"predictions: {folder / runs.PREDICTIONS}")
-
-
-def write_failure(folder: Path, error: BaseException) -> None:
-    """Leave the reason in ``failure.txt``: one line, and the traceback when the fault is not the user's."""
-    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-        error = error.__context__
-    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-    if isinstance(error, Stopped):
-        reason = str(error)
-    text = " ".join(reason.split()) + "\n"
-    if not isinstance(error, M2HError | KeyboardInterrupt | MisconfigurationException | Stopped):
-        text += "\n" + "".join(traceback.format_exception(error))
-    runs.write_text(folder / runs.FAILURE, text)

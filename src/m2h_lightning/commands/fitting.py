@@ -1,14 +1,19 @@
-"""Whether model, data, callbacks and checkpoint of a training run go together; asked before anything is written."""
+"""What surrounds a training run: whether its parts go together, asked before anything is written; why it ended."""
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from m2h_lightning.callbacks.conflicts import GradientConflicts
+from m2h_lightning.callbacks.stop import Stopped
 from m2h_lightning.data.base import BaseDataModule
-from m2h_lightning.errors import CheckpointError, ConfigError
+from m2h_lightning.errors import CheckpointError, ConfigError, M2HError
+from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.checkpoint_io import read_checkpoint
 
 
@@ -46,3 +51,16 @@ def check_going_on(path: str, model: Any, max_epochs: int | None) -> None:
             "epochs of model.stages); give at least as many, or start a new run from its weights with "
             "model.init_weights"
         )
+
+
+def write_failure(folder: Path, error: BaseException) -> None:
+    """Leave the reason in ``failure.txt``: one line, and the traceback when the fault is not the user's."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    if isinstance(error, Stopped):
+        reason = str(error)
+    text = " ".join(reason.split()) + "\n"
+    if not isinstance(error, M2HError | KeyboardInterrupt | MisconfigurationException | Stopped):
+        text += "\n" + "".join(traceback.format_exception(error))
+    runs.write_text(folder / runs.FAILURE, text)

@@ -26,10 +26,10 @@ from m2h_lightning.callbacks.run_folder import RunFolder
 from m2h_lightning.callbacks.stop import Stopped, listening, stopped_text
 from m2h_lightning.commands.arguments import Arguments, check_checkpoint_path
 from m2h_lightning.commands.checkpoint_policy import merge_hyper_parameters
-from m2h_lightning.commands.closing import print_closing, write_failure
+from m2h_lightning.commands.closing import print_closing
 from m2h_lightning.commands.defaults import default_callbacks
 from m2h_lightning.commands.explain import data_keys, explain, group_value, init_parameters, subclasses
-from m2h_lightning.commands.fitting import check_fit, check_going_on
+from m2h_lightning.commands.fitting import check_fit, check_going_on, write_failure
 from m2h_lightning.commands.length import settle_length
 from m2h_lightning.commands.narrowing import narrow
 from m2h_lightning.data.base import BaseDataModule, check_facts

@@ -154,20 +154,59 @@ def make_loggers(folder: Path, run: RunConfig, given: Any, quiet: bool = False) 
     return loggers
 
 
+class AgentWandbLogger(WandbLogger):
+    """Logs into the run that W&B's sweep agent made: its id, sweep and project are in the environment.
+
+    ``wandb.init`` takes them from there, and warns of every other; the sweep's own values are in the run's
+    configuration already, under the same keys, and locked.
+    """
+
+    def __init__(self, explicit: Mapping[str, str | None], **settings: Any) -> None:
+        super().__init__(id=os.environ[_AGENT_RUN], **settings)
+        for key in ("id", "project", "entity"):
+            if not explicit.get(key):
+                self._wandb_init.pop(key, None)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:  # type: ignore[override]
+        """Log what the sweep has not set; what differs from it is logged too, so that W&B says so."""
+        known = dict(self.experiment.config)
+        flat = vars(params) if isinstance(params, Namespace) else params
+        super().log_hyperparams({k: v for k, v in flat.items() if not (k in known and known[k] == v)})
+
+
+_AGENT_RUN, _AGENT_SWEEP = "WANDB_RUN_ID", "WANDB_SWEEP_ID"
+"""What ``wandb agent`` sets for the command it starts."""
+
+_CELL = "M2H_CELL"
+"""What ``m2h sweep`` sets for every cell."""
+
+
+def in_wandb_agent() -> bool:
+    """Whether W&B's sweep agent started this process."""
+    return bool(os.environ.get(_AGENT_SWEEP) and os.environ.get(_AGENT_RUN))
+
+
 def _wandb_logger(folder: Path, run: RunConfig, mode: str) -> WandbLogger:
     settings: dict[str, Any] = {"mode": mode}
     if mode == "offline":
         settings["resume"] = None  # offline runs are joined by their id when they are synced
         settings["settings"] = {"silent": True}  # the one line of make_loggers says how to sync
-    logger = WandbLogger(
-        save_dir=str(folder),
-        id=folder.name,
-        name=folder.name,
-        project=run.wandb_project or os.environ.get("WANDB_PROJECT") or "m2h-lightning",
-        entity=run.wandb_entity,
-        group=folder.parent.name,
-        **settings,
-    )
+    settings |= {
+        "save_dir": str(folder),
+        "name": folder.name,
+        "project": run.wandb_project or os.environ.get("WANDB_PROJECT") or "m2h-lightning",
+        "entity": run.wandb_entity,
+        "group": folder.parent.name,
+    }
+    logger: WandbLogger
+    if in_wandb_agent():
+        explicit = {"project": run.wandb_project, "entity": run.wandb_entity}
+        logger = AgentWandbLogger(explicit, job_type="cell", **settings)
+    elif os.environ.get(_CELL):
+        logger = WandbLogger(id=folder.name, job_type="cell", **settings)
+    else:
+        logger = WandbLogger(id=folder.name, **settings)
     logger._wandb_init.pop("anonymous", None)  # wandb warns about it on every run
     return logger
 

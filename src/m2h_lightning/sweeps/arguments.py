@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.plan import Plan, Request, load_plan, make_plan
+from m2h_lightning.sweeps.plan import Plan, Request, folder_of, load_plan, make_plan
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +64,18 @@ def planned(options: argparse.Namespace, extra: tuple[str, ...]) -> Plan:
     return make_plan(read_sweep(options.file), request)
 
 
-def existing(place: Path, experiment: str | None = None, root: str = "runs") -> Plan:
-    """Return the plan of a sweep that was started: by its folder, or by its file and experiment.
+def existing(place: Path, experiment: str | None = None, root: str = "runs", name: str | None = None) -> Plan:
+    """Return the plan of a sweep that was started: by its folder, or by its file and what it was started with.
+
+    Args:
+        place: The sweep's folder, or its file.
+        experiment: Experiment's file, for a sweep's file.
+        root: Folder of all runs, for a sweep's file.
+        name: Name of the sweep's folder, for a sweep's file.
 
     Raises:
         ConfigError: There is none.
     """
-    if place.suffix in (".yaml", ".yml"):
-        from m2h_lightning.sweeps.plan import folder_of
-
-        place = folder_of(read_sweep(place), Request(experiment=experiment, root=root))
+    if place.suffix in (".yaml", ".yml") and not place.is_dir():
+        place = folder_of(read_sweep(place), Request(experiment=experiment, root=root, name=name))
     return load_plan(place)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.runs.folder import slug
-from m2h_lightning.sweeps.parameters import SEED, Parameter
+from m2h_lightning.sweeps.parameters import SEED, Parameter, as_text
 
 LONGEST = 60
 """Characters of a cell's id before its digest."""
@@ -82,13 +82,6 @@ def _readable(value: Any) -> str:
         return "-".join(_readable(item) for item in value)
     text = as_text(value)
     return Path(text).stem if text.endswith((".yaml", ".yml")) else text
-
-
-def as_text(value: Any) -> str:
-    """Return a value as it stands on a command line: YAML that every version reads alike."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value)
 
 
 def assignments(overrides: Mapping[str, Any]) -> list[str]:

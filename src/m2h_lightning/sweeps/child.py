@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.sweeps.slurm_job import without_launcher
 
 CELL_VARIABLE = "M2H_CELL"
 """Set for every cell: its run folder. Any program that writes a ``result.json`` there can be swept."""
-
-STOPPED = 75
-"""Exit code of a training run that was told to stop and left a checkpoint (EX_TEMPFAIL: try again later)."""
 
 LINES = 20
 """How many of the last lines of a failed cell the ledger keeps."""
@@ -90,7 +88,7 @@ def start(
         return subprocess.Popen(
             words,
             cwd=directory,
-            env={**os.environ, **environment, CELL_VARIABLE: str(folder)},
+            env={**without_launcher(os.environ), **environment, CELL_VARIABLE: str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

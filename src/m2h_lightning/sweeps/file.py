@@ -23,8 +23,24 @@ ENVIRONMENT = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 """W&B's macro for an environment variable."""
 
 ARGS = "${args}"
+_WANDB_ONLY = {
+    "controller": "it belongs to W&B's own servers",
+    "scheduler": "it belongs to W&B's own servers",
+    "job": "it belongs to W&B Launch",
+    "image_uri": "it belongs to W&B Launch",
+    "metrics": "one metric is compared; give metric",
+    "apiVersion": "it says nothing",
+    "kind": "it says nothing",
+}
+"""Keys that W&B takes and we do not."""
+
 _MACROS = ("${env}", "${interpreter}", "${program}", ARGS)
-_EARLY = ("type", "min_iter", "eta", "s", "max_iter", "strict")
+_EARLY = ("type", "min_iter", "eta")
+_EARLY_OTHERS = {
+    "max_iter": "give min_iter = max_iter / eta^s instead",
+    "s": "give min_iter = max_iter / eta^s instead",
+    "strict": "leave it out",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,8 @@ def read_sweep(path: Path) -> SweepFile:
     """
     content = _load(path)
     for key in content:
+        if key in _WANDB_ONLY:
+            raise ConfigError(f"{path}: {key} is not supported: {_WANDB_ONLY[key]}; leave it out")
         if key not in _KEYS:
             raise ConfigError(f"{path}: {key}: there is no such key{did_you_mean(str(key), _KEYS)}")
     method = content.get("method")
@@ -102,7 +120,9 @@ def _load(path: Path) -> dict[str, Any]:
         there = f" (there are {', '.join(near)})" if near else ""
         raise ConfigError(f"there is no sweep file {path}{there}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        _check_once(path, yaml.compose(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except OSError as error:
@@ -112,6 +132,19 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
+def _check_once(path: Path, node: yaml.Node | None) -> None:
+    """Refuse a key that stands twice: YAML would take the last one without a word."""
+    children = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+    seen: set[str] = set()
+    for child in children:
+        if isinstance(child, tuple):
+            key = str(child[0].value)
+            if key in seen:
+                raise ConfigError(f"{path}:{child[0].start_mark.line + 1}: {key} stands there twice; leave one out")
+            seen.add(key)
+        _check_once(path, child[1] if isinstance(child, tuple) else child)
+
+
 def _metric(path: Path, given: Any) -> tuple[str, bool]:
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise ConfigError(f"{path}: metric: give {{name: test/score, goal: maximize}}")
@@ -119,6 +152,8 @@ def _metric(path: Path, given: Any) -> tuple[str, bool]:
     if goal not in ("minimize", "maximize"):
         raise ConfigError(f"{path}: metric.goal is {goal!r}; use minimize or maximize")
     for key in given:
+        if key == "target":
+            raise ConfigError(f"{path}: metric.target: every cell is run here, whatever others reach; leave it out")
         if key not in ("name", "goal"):
             raise ConfigError(f"{path}: metric.{key}: there is no such key{did_you_mean(str(key), ('name', 'goal'))}")
     return given["name"], goal == "maximize"
@@ -154,6 +189,8 @@ def _early_terminate(path: Path, given: Any) -> dict[str, Any] | None:
     if not isinstance(given, Mapping) or given.get("type") != "hyperband":
         raise ConfigError(f"{place}: W&B knows one type: {{type: hyperband, min_iter: 3}}")
     for key in given:
+        if key in _EARLY_OTHERS:
+            raise ConfigError(f"{place}.{key} is not supported: {_EARLY_OTHERS[key]}")
         if key not in _EARLY:
             raise ConfigError(f"{place}.{key}: there is no such key{did_you_mean(str(key), _EARLY)}")
     for key in ("min_iter", "eta"):

@@ -24,6 +24,8 @@ from m2h_lightning.sweeps.parameters import SEED, Parameter
 PLAN, LEDGER = "plan.json", "ledger.journal"
 LOGS, WORKERS, LOCKS, ASIDE = "logs", "workers", "locks", "aside"
 FORMAT = 1
+EXPERIMENT = "EXPERIMENT"
+"""The variable of a sweep's command that ``--experiment`` sets."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,30 @@ class Request:
 
 
 def folder_of(sweep: SweepFile, request: Request) -> Path:
-    """Return the folder of a sweep."""
-    name = request.name or sweep.name + (f"-{Path(request.experiment).stem}" if request.experiment else "")
-    if name != runs.slug(name):
+    """Return the folder of a sweep.
+
+    Raises:
+        ConfigError: The name is no folder's name, or the file has no use for an experiment.
+    """
+    experiment = _experiment(sweep, request)
+    name = request.name
+    if name is None:
+        name = sweep.name + (f"-{runs.slug(Path(experiment).stem)}" if experiment else "")
+    if not name or name != runs.slug(name):
         raise ConfigError(f"--name: '{name}' is not a folder name; use letters, digits, '.', '_' and '-'")
     return Path(request.root).expanduser().absolute() / name
+
+
+def _experiment(sweep: SweepFile, request: Request) -> str | None:
+    """Return the experiment's file: the one asked for, else that of the environment, where the command needs one.
+
+    Raises:
+        ConfigError: One was asked for, and the command has no place for it.
+    """
+    needed = any(EXPERIMENT in ENVIRONMENT.findall(word) for word in sweep.command)
+    if request.experiment and not needed:
+        raise ConfigError(f"--experiment: the command of {sweep.path} has no ${{envvar:{EXPERIMENT}}} to put it in")
+    return (request.experiment or os.environ.get(EXPERIMENT) or None) if needed else None
 
 
 def make_plan(sweep: SweepFile, request: Request) -> Plan:
@@ -181,8 +202,9 @@ def make_plan(sweep: SweepFile, request: Request) -> Plan:
         )
     parameters = _with_seeds(sweep, request.seeds)
     folder = folder_of(sweep, request)
+    experiment = _experiment(sweep, request)
     environment = {"M2H_DATA": str(Path(request.data_root).expanduser().absolute())} if request.data_root else {}
-    command = _resolved(sweep, request)
+    command = _resolved(sweep, experiment)
     tail = [*request.words]
     if fit_words(command) is not None:
         tail += ["--run.root", str(folder.parent), "--run.experiment", folder.name]
@@ -193,6 +215,8 @@ def make_plan(sweep: SweepFile, request: Request) -> Plan:
 
     if sweep.method == "grid":
         planned = [(cell_id(overrides, parameters), overrides) for overrides in grid(parameters)]
+        if len({name for name, _ in planned}) < len(planned):
+            raise ConfigError(f"{sweep.path}: two cells have the same name; give the parameters other values")
         cells = tuple(Cell(name, overrides, words(name)) for name, overrides in planned)
     else:
         names = [f"trial-{number:04d}" for number in range(sweep.run_cap or 0)]
@@ -205,7 +229,7 @@ def make_plan(sweep: SweepFile, request: Request) -> Plan:
         metric=sweep.metric,
         higher_is_better=sweep.higher_is_better,
         parameters=parameters,
-        experiment=request.experiment,
+        experiment=experiment,
         words=tuple(request.words),
         storage=request.storage or f"journal:{LEDGER}",
         directory=str(Path.cwd()),
@@ -226,14 +250,18 @@ def _with_seeds(sweep: SweepFile, seeds: tuple[int, ...] | None) -> dict[str, Pa
     return {**sweep.parameters, SEED: Parameter(SEED, kind, tuple(seeds))}  # type: ignore[arg-type]
 
 
-def _resolved(sweep: SweepFile, request: Request) -> list[str]:
-    """Return the command with its macros replaced, all but ``${args}``."""
-    variables = {**os.environ, **({"EXPERIMENT": request.experiment} if request.experiment else {})}
+def _resolved(sweep: SweepFile, experiment: str | None) -> list[str]:
+    """Return the command with its macros replaced, all but ``${args}``.
+
+    Raises:
+        ConfigError: A variable of the environment is not set.
+    """
+    variables = {**os.environ, **({EXPERIMENT: experiment} if experiment else {})}
     words = []
     for index, word in enumerate(sweep.command):
         for name in ENVIRONMENT.findall(word):
             if not variables.get(name):
-                option = "give --experiment FILE" if name == "EXPERIMENT" else f"set the variable {name}"
+                option = "give --experiment FILE" if name == EXPERIMENT else f"set the variable {name}"
                 raise ConfigError(f"{sweep.path}: command needs ${{envvar:{name}}}: {option}")
         if word == "${env}":
             continue
@@ -255,11 +283,11 @@ def fit_words(command: list[str] | tuple[str, ...]) -> list[str] | None:
     return words[at + 1 :] if ours else None
 
 
-_FIXED = ("method", "metric", "higher_is_better", "experiment", "words", "environment", "storage")
-
-
 def merged(plan: Plan) -> Plan:
-    """Return the plan, with the cells that an earlier plan of the same folder has finished and this one lacks.
+    """Return the plan beside what an earlier plan of the same folder has done.
+
+    A sweep may grow (more values, more seeds) and shrink: cells that both plans have keep their names, and finished
+    cells that the new one lacks stay in it.
 
     Raises:
         ConfigError: The folder holds a sweep with another command, whose cells do not stand beside this one's.
@@ -267,16 +295,65 @@ def merged(plan: Plan) -> Plan:
     if not (plan.folder / PLAN).is_file():
         return plan
     before = load_plan(plan.folder)
-    for key in _FIXED:
-        old, new = getattr(before, key), getattr(plan, key)
-        if old != new:
+    old, new = _character(before), _character(plan)
+    for key, value in new.items():
+        if old[key] != value:
             raise ConfigError(
-                f"{plan.folder} holds a sweep with {key} {_shown(old)}, now it is {_shown(new)}; give another --name, "
-                "or move the folder away"
+                f"{plan.folder} holds a sweep with {key} {_shown(old[key])}, now it is {_shown(value)}; give another "
+                "--name, or move the folder away"
             )
-    names = {cell.id for cell in plan.cells}
+    cells = _with_names_of(before, plan.cells)
+    names = {cell.id for cell in cells}
     kept = [cell for cell in before.cells if cell.id not in names and (plan.folder_of(cell.id) / runs.RESULT).is_file()]
-    return replace(plan, cells=(*plan.cells, *kept))
+    return replace(plan, cells=(*cells, *kept))
+
+
+def _character(plan: Plan) -> dict[str, Any]:
+    """Return what the cells of a folder have in common, in words that do not depend on where it was planned."""
+    from m2h_lightning.sweeps.storage import shown_url
+
+    experiment = str((Path(plan.directory) / plan.experiment).resolve()) if plan.experiment else None
+    command = plan.cells[0].command if plan.cells else ()
+    if fit_words(command) is not None and "--run.root" in command:
+        command = command[: len(command) - 1 - command[::-1].index("--run.root")]  # what follows is the folder
+    known = {plan.experiment: experiment, **({command[0]: "python"} if command[:1] and _python(command[0]) else {})}
+    return {
+        "method": plan.method,
+        "metric": plan.metric,
+        "goal": "maximize" if plan.higher_is_better else "minimize",
+        "parameters": tuple(sorted(name for name in plan.parameters if name != SEED)),
+        "experiment": experiment,
+        "words": plan.words,
+        "command": tuple(known.get(word) or word for word in command),
+        "environment": plan.environment,
+        "storage": shown_url(plan.storage),
+    }
+
+
+def _python(word: str) -> bool:
+    return Path(word).name.startswith("python")
+
+
+def _with_names_of(before: Plan, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """Return the cells, those with the same values as an earlier one under its name.
+
+    A name tells the values of what is swept: a parameter that gets its second value now is in the new names alone.
+    """
+    known = {_values(cell): cell.id for cell in before.cells if cell.overrides is not None}
+    return tuple(_renamed(cell, known.get(_values(cell), cell.id)) for cell in cells)
+
+
+def _values(cell: Cell) -> str:
+    return json.dumps(cell.overrides, sort_keys=True) if cell.overrides is not None else cell.id
+
+
+def _renamed(cell: Cell, name: str) -> Cell:
+    if name == cell.id:
+        return cell
+    words = list(cell.command)
+    if fit_words(words) is not None:
+        words[len(words) - words[::-1].index("--run.id")] = name
+    return replace(cell, id=name, command=tuple(words))
 
 
 def _shown(value: Any) -> str:

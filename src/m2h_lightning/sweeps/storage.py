@@ -8,18 +8,26 @@ for one worker at a time: it lets two claim the same run.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2h_lightning.errors import ConfigError, DataError, MissingExtraError
+from m2h_lightning.sweeps.patience import damaged, one_line
+from m2h_lightning.sweeps.workers import machine
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-HEARTBEAT_S, GRACE_S = 60, 300
-"""Seconds between signs of life of a running cell on an RDB, and after which it counts as lost."""
+HEARTBEAT_S = int(os.environ.get("M2H_HEARTBEAT_S", "60"))
+GRACE_S = int(os.environ.get("M2H_GRACE_S", "300"))
+"""Seconds between signs of life of a running cell in the ledger, and after which it counts as lost, where nobody can be
+asked."""
+
+CONNECT_S = 20
+"""Seconds to wait for a server's answer."""
 
 
 def absolute_url(url: str, folder: Path) -> str:
@@ -91,15 +99,16 @@ def _quiet() -> Iterator[None]:
 
 def _journal(path: Path) -> BaseStorage:
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+
+    from m2h_lightning.sweeps.journal import Journal
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(Journal(path, machine()))
     except OSError as error:
         raise DataError(f"{path}: the ledger cannot be opened ({error.strerror}); choose another --storage") from error
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: the ledger is damaged ({error}); move it away, finished cells are kept") from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # no JSON, or JSON that is no record of Optuna
+        raise DataError(damaged(str(path), error)) from error
 
 
 def _grpc(url: str) -> BaseStorage:
@@ -113,19 +122,28 @@ def _grpc(url: str) -> BaseStorage:
         raise ConfigError(f"--storage: '{url}' is no grpc://HOST:PORT")
     try:
         proxy = GrpcStorageProxy(host=host, port=int(port))
-        proxy.wait_server_ready(timeout=20)
-    except (grpc.FutureTimeoutError, TimeoutError) as error:
+        proxy.wait_server_ready(timeout=CONNECT_S)
+    except (grpc.FutureTimeoutError, OSError) as error:
         raise DataError(f"--storage {url}: nobody answers; start m2h sweep proxy there") from error
     return proxy
 
 
 def _database(url: str) -> BaseStorage:
-    from optuna.storages import RDBStorage
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage, get_storage
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-    options: dict[str, Any] = {} if one_worker_only(url) else {"engine_kwargs": {"pool_pre_ping": True}}
+    connect: dict[str, Any] = {}
+    if one_worker_only(url):
+        connect = {"timeout": 60}  # its one worker and those who look on take turns
+    elif url.startswith("postgres"):
+        connect = {"connect_timeout": CONNECT_S}
+    options = {"pool_pre_ping": True, "connect_args": connect}
     try:
-        return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, **options)
+        # With its cache: finished trials are read once.
+        return get_storage(
+            RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options)
+        )
     except ImportError as error:
         package = "psycopg2" if "psycopg2" in str(error) or url.startswith("postgres") else str(error).split("'")[1]
         raise MissingExtraError(package, "postgres", f"--storage {shown_url(url)}") from error
@@ -133,6 +151,5 @@ def _database(url: str) -> BaseStorage:
         raise ConfigError(
             f"--storage {shown_url(url)}: is no URL of a database: {str(error).splitlines()[0]}"
         ) from error
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise DataError(f"--storage {shown_url(url)}: cannot be reached: {reason}") from error
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise DataError(f"--storage {shown_url(url)}: cannot be reached: {one_line(error)}") from error

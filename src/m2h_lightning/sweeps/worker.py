@@ -14,16 +14,15 @@ from types import FrameType
 
 from m2h_lightning.errors import DataError, M2HError
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.cell import METRIC, STORAGE, STUDY, TRIAL
+from m2h_lightning.runs.outcome import metric_of, read_outcome
 from m2h_lightning.sweeps import child
 from m2h_lightning.sweeps.ledger import Claim, Ledger
-from m2h_lightning.sweeps.outcome import metric_of, read_outcome
 from m2h_lightning.sweeps.plan import ASIDE, LOCKS, Plan, fit_words
 from m2h_lightning.sweeps.storage import absolute_url, check_workers
 from m2h_lightning.sweeps.workers import BEAT_S, alive, read_workers, register
 
 INTERRUPTED = 130
-STORAGE, STUDY, TRIAL, METRIC, PRUNER = "M2H_STORAGE", "M2H_STUDY", "M2H_TRIAL", "M2H_METRIC", "M2H_PRUNER"
-"""Variables of a cell that reports to the ledger while it trains: a run of a search, or one that may be given up."""
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from m2h_lightning.files import atomic
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.sweeps.plan import WORKERS
 
-BEAT_S, SILENT_S = 10.0, 300.0
+BEAT_S = float(os.environ.get("M2H_BEAT_S", "10"))
+SILENT_S = float(os.environ.get("M2H_SILENT_S", "300"))
 """Seconds between signs of life of a worker, and after which one that cannot be asked counts as dead."""
 
 
@@ -33,7 +35,7 @@ class Worker:
     Args:
         id: Unique name.
         host: Machine.
-        boot: Identity of the machine's start; processes of an earlier one are dead.
+        boot: Identity of the machine's start and of the container, within which process numbers mean something.
         pid: Process.
         began: Start of the process in clock ticks: tells it from a later one with the same number.
         slurm: Job, array task and restart count, where SLURM started it.
@@ -53,16 +55,25 @@ class Worker:
     path: Path = Path()
 
     def save(self) -> None:
-        """Write the file; not waiting for the disk: a worker does not outlive a crash of its machine."""
+        """Write the file.
+
+        Raises:
+            OSError: It cannot be written; the file is as before.
+        """
         content = {key: value for key, value in vars(self).items() if key != "path"}
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, self.path)
+        with atomic(self.path, durable=False) as temporary:  # a worker does not outlive a crash of its machine
+            temporary.write_text(json.dumps(content), encoding="utf-8")
 
     def beat(self) -> None:
-        """Give a sign of life."""
-        with contextlib.suppress(FileNotFoundError):  # somebody took this worker for dead and tidied up
+        """Give a sign of life.
+
+        Raises:
+            OSError: It cannot be given.
+        """
+        try:
             os.utime(self.path)
+        except FileNotFoundError:  # somebody took this worker for dead and tidied up
+            self.save()
 
     def leave(self) -> None:
         """Remove the file."""
@@ -70,7 +81,22 @@ class Worker:
 
     def about(self) -> dict[str, Any]:
         """Return what the ledger notes of a cell's worker."""
-        return {"host": self.host, "pid": self.pid, "slot": self.slot, "slurm": self.slurm, "worker": self.id}
+        return {
+            "host": self.host, "pid": self.pid, "slot": self.slot, "slurm": self.slurm, "worker": self.id,
+            "boot": self.boot, "began": self.began,
+        }  # fmt: skip
+
+    @classmethod
+    def from_about(cls, about: Mapping[str, Any], folder: Path) -> Worker | None:
+        """Return the worker that the ledger notes; None where the note does not say enough."""
+        try:
+            name = about["worker"]
+            return cls(
+                name, about["host"], about["boot"], about["pid"], about["began"], about["slurm"], about["slot"],
+                path=folder / WORKERS / f"{name}.json",
+            )  # fmt: skip
+        except KeyError:
+            return None
 
 
 def register(folder: Path, slot: str = "", env: Mapping[str, str] = os.environ) -> Worker:
@@ -78,7 +104,7 @@ def register(folder: Path, slot: str = "", env: Mapping[str, str] = os.environ) 
     (folder / WORKERS).mkdir(parents=True, exist_ok=True)
     name = f"{runs.slug(socket.gethostname())}-{os.getpid()}-{secrets.token_hex(3)}"
     worker = Worker(
-        name, socket.gethostname(), _boot(), os.getpid(), _began(os.getpid()), slurm_identity(env), slot,
+        name, socket.gethostname(), _space(), os.getpid(), _began(os.getpid()), slurm_identity(env), slot,
         path=folder / WORKERS / f"{name}.json",
     )  # fmt: skip
     worker.save()
@@ -100,20 +126,33 @@ def read_workers(folder: Path) -> list[Worker]:
     for path in sorted((folder / WORKERS).glob("*.json")):
         try:
             found.append(Worker(**json.loads(path.read_text(encoding="utf-8")), path=path))
-        except (FileNotFoundError, ValueError, TypeError):  # it left meanwhile, or is no file of ours
+        except (OSError, ValueError, TypeError):  # it left meanwhile, or is no file of ours
             continue
     return found
 
 
 def alive(worker: Worker, env: Mapping[str, str] = os.environ) -> bool:
     """Whether a worker may still be at work; where nobody can be asked, by its last sign of life."""
+    known = known_alive(worker, env)
+    return recent(worker) if known is None else known
+
+
+def known_alive(worker: Worker, env: Mapping[str, str] = os.environ) -> bool | None:
+    """Whether a worker is certainly alive or dead; None where nobody here can say."""
     here = slurm_identity(env)
     if worker.slurm and here and worker.slurm["job"] == here["job"] and worker.slurm["restart"] != here["restart"]:
         return False  # an earlier start of this very job
-    if worker.host == socket.gethostname():
-        return worker.boot == _boot() and _began(worker.pid) == worker.began != ""
+    if worker.host == socket.gethostname() and worker.boot == _space():
+        return _began(worker.pid) == worker.began != ""
+    # The same name with another start is this machine before it was restarted, another container, or another machine
+    # of the same name: process numbers say nothing there.
     if worker.slurm and _job_is_gone(worker.slurm["job"]):
         return False
+    return None
+
+
+def recent(worker: Worker) -> bool:
+    """Whether a worker has given a sign of life of late, by the clock of the file system."""
     try:
         return _now(worker.path.parent) - worker.path.stat().st_mtime < SILENT_S
     except OSError:
@@ -146,11 +185,20 @@ def _job_is_gone(job: str) -> bool:
     return not answer.stdout.strip()
 
 
-def _boot() -> str:
+def machine() -> str:
+    """Return what names this machine until its next start, for all its containers alike."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return ""
+        return socket.gethostname()
+
+
+def _space() -> str:
+    """Return what names the space of process numbers that this process is in."""
+    try:
+        return f"{machine()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return machine()
 
 
 def _began(pid: int) -> str:

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
+import argparse
+
 from m2h_lightning.data.arguments import OneLineParser
+from m2h_lightning.errors import ConfigError
+from m2h_lightning.sweeps import provenance
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, add_worker_arguments, planned, split
+from m2h_lightning.sweeps.check import checked
 from m2h_lightning.sweeps.plan import merged
 from m2h_lightning.sweeps.run import Run, RunOptions
 from m2h_lightning.sweeps.worker import WorkerOptions
 
 
 def main(words: list[str]) -> int:
-    """Run a sweep on this machine; return the exit code.
+    """Run a sweep on this machine, or hand it to SLURM; return the exit code.
 
     Raises:
         M2HError: File, options or a cell's configuration are wrong; nothing was started.
     """
     parser = OneLineParser(prog="m2h sweep run", description=__doc__, allow_abbrev=False)
     add_sweep_arguments(parser)
-    parser.add_argument("--workers", type=int, help="cells at a time (default: one per GPU, else one)")
-    parser.add_argument("--gpus-per-cell", type=int, default=1, help="GPUs of one cell; its trainer.devices")
+    parser.add_argument("--workers", type=int, help="cells at a time (default: one per GPU, else one; SLURM: no limit)")
+    parser.add_argument("--gpus-per-cell", type=int, help="GPUs of one cell; its trainer.devices (SLURM: gres=gpu:N)")
     add_worker_arguments(parser)
+    _add_launcher_arguments(parser)
     own, extra = split(words)
     options = parser.parse_args(own)
-    plan = merged(planned(options, extra))
-    plan.save()
+    _check_launcher(options)
+    gpus = options.gpus_per_cell or (1 if options.launcher == "local" else None)
+    plan = checked(merged(planned(options, extra)), gpus)
     worker = WorkerOptions(grace=options.grace, retry_oom=options.retry_oom)
-    return Run(plan, RunOptions(options.workers, options.gpus_per_cell, worker)).run()
+    if options.launcher == "slurm":
+        from m2h_lightning.sweeps.slurm import SlurmOptions, launch
+
+        job = SlurmOptions(
+            tuple(options.slurm), tuple(options.slurm_setup), options.workers, options.gpus_per_cell, worker
+        )
+        return launch(plan, job, dry=options.dry_run)
+    plan.save()
+    return Run(plan, RunOptions(options.workers, options.gpus_per_cell or 1, worker)).run()
+
+
+def _add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where: here, or a job array")
+    parser.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE", help="option of sbatch: partition=gpu (repeatable)"
+    )
+    parser.add_argument(
+        "--slurm-setup",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="line of the batch script: 'module load cuda'",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="SLURM: print the script and the command; write nothing")
+
+
+def _check_launcher(options: argparse.Namespace) -> None:
+    if options.gpus_per_cell is not None and options.gpus_per_cell < 1:
+        raise ConfigError(f"--gpus-per-cell is {options.gpus_per_cell}; give at least 1")
+    if options.launcher == "slurm":
+        return
+    for name, given in (("slurm", options.slurm), ("slurm-setup", options.slurm_setup)):
+        if given:
+            raise ConfigError(f"--{name}: add --launcher slurm; without it the sweep runs on this machine")
+    if options.dry_run:
+        raise ConfigError("--dry-run is for --launcher slurm; m2h sweep plan shows what would run here")

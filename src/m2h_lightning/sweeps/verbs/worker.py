@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.sweeps.arguments import add_worker_arguments
 from m2h_lightning.sweeps.plan import load_plan
+from m2h_lightning.sweeps.slurm_job import requeue
 from m2h_lightning.sweeps.worker import WorkerOptions, work
 
 
@@ -21,7 +23,15 @@ def main(words: list[str]) -> int:
     parser.add_argument("--cell", help="run this one cell")
     parser.add_argument("--gpus", help="GPUs of its cells, as CUDA_VISIBLE_DEVICES names them")
     parser.add_argument("--threads", type=int, help="threads of a cell")
+    parser.add_argument("--storage", help="the ledger, instead of the plan's: grpc://HOST:PORT of m2h sweep proxy")
+    parser.add_argument("--requeue", action="store_true", help="SLURM: after its warning (USR1), requeue this job")
     add_worker_arguments(parser)
     options = parser.parse_args(words)
-    worker = WorkerOptions(options.cell, options.gpus, options.threads, options.grace, options.retry_oom)
-    return work(load_plan(options.folder), worker)
+    plan = load_plan(options.folder)
+    if options.cell is not None:
+        plan.cell(options.cell)  # a wrong name is told
+    if options.storage is not None:
+        plan = replace(plan, storage=options.storage)
+    on_stop = requeue(plan, options.cell) if options.requeue else None
+    worker = WorkerOptions(options.cell, options.gpus, options.threads, options.grace, options.retry_oom, on_stop)
+    return work(plan, worker)
