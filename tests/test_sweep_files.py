@@ -111,23 +111,13 @@ def test_the_header_says_what_is_asked_and_how_to_run_it(path):
 
 def test_ids_of_cells_never_change():
     """Runs that people have are found again by these names."""
-    assert plan(ROOT / "sweeps/window_size.yaml").cells[1].id == "window_size-3-seed-0-" + digest(
-        {"model.wmca.window_size": 3, "seed_everything": 0}
-    )
-    ids = {cell.id for cell in plan(ROOT / "sweeps/wmca_ggfm.yaml").cells}
-    assert "wmca.enabled-false-ggfm.enabled-true-seed-2-" + digest(
-        {"model.wmca.enabled": False, "model.ggfm.enabled": True, "seed_everything": 2}
-    ) in {name for name in ids}
-    window = read_sweep(ROOT / "sweeps/window_size.yaml").parameters["model.wmca.window_size"].values
-    assert window == (7, 3, 5, 9, 11, 14)
-    consistency = read_sweep(ROOT / "sweeps/consistency.yaml").parameters
-    assert [p.values for p in consistency.values()] == [(0.0, 0.1, 0.5), (0.0, 0.1), (0, 1, 2)]
-
-
-def digest(overrides):
-    import hashlib
-
-    return hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:8]
+    for name, index, expected in (
+        ("window_size", 1, "window_size-3-seed-0-d336b893"),
+        ("window_size", -1, "window_size-14-seed-2-516a4459"),
+        ("wmca_ggfm", 1, "wmca.enabled-true-ggfm.enabled-false-seed-0-73a90996"),
+        ("consistency", 1, "depth_normals.weight-0.0-edges_semseg.weight-0.1-seed-0-dbbfd536"),
+    ):
+        assert plan(ROOT / f"sweeps/{name}.yaml").cells[index].id == expected
 
 
 def test_the_backbones_files_have_one_batch_of_eight():
@@ -145,13 +135,12 @@ def test_the_backbones_files_have_one_batch_of_eight():
 
 
 @by_file
-@pytest.mark.parametrize("experiment", ["rooms", "rooms-ablation"])
-def test_every_cell_is_accepted_by_training(path, experiment, tmp_path, monkeypatch, capsys):
+def test_every_cell_is_accepted_by_training(path, tmp_path, capsys):
     """As ``m2h sweep plan`` checks it: keys, values and the network of every cell."""
     from m2h_lightning.sweeps.check import checked
 
     words = ("--model.backbone.pretrained", "false") if path.stem == "backbone" else ()
-    made = checked(plan(path, experiment, root=str(tmp_path), words=words))
+    made = checked(plan(path, "rooms-ablation", root=str(tmp_path), words=words))
     if made.method == "grid":
         assert len({cell.config_hash for cell in made.cells}) == COUNTS[path.stem]
     assert "not checked" not in capsys.readouterr().err
@@ -371,7 +360,7 @@ def test_make_passes_everything_on(make):
     place = "sweeps/window_size.yaml --experiment experiments/rooms.yaml --name mine"
     options = "--data-root /data --seeds 0,1 --workers 2 --launcher local --retry-oom -- --trainer.max_epochs 1"
     assert calls == [f"sweep run {place} {options}", f"sweep report {place}"]
-    done, calls = make("sweep-wmca-ggfm", "LAUNCHER=slurm", "SLURM=partition=gpu time=08:00:00")
+    _, calls = make("sweep-wmca-ggfm", "LAUNCHER=slurm", "SLURM=partition=gpu time=08:00:00")
     assert calls == [
         "sweep run sweeps/wmca_ggfm.yaml --experiment experiments/nyud.yaml --launcher slurm "
         "--slurm partition=gpu --slurm time=08:00:00"

@@ -74,7 +74,7 @@ class RunFolder(Callback):
             "mid_epoch": not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch,
             "loader": loader.state_dict() if isinstance(loader, ResumableDataLoader) else None,
             "seconds": self.seconds,
-            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "metrics": {name: float(value) for name, value in self.metrics(trainer).items()},
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

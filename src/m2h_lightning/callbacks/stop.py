@@ -88,6 +88,10 @@ class StopAtSignal(Callback):
 
     # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come last of all callbacks: what the others do after a step, as averaging the weights, is to be saved too."""
+        trainer.callbacks = [*(c for c in trainer.callbacks if c is not self), self]  # type: ignore[attr-defined]
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a stop leaves a checkpoint."""
         self._at_once = False

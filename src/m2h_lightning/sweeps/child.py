@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.cell import METRIC, PRUNER, STORAGE, STUDY, TRIAL
 from m2h_lightning.sweeps.slurm_job import without_launcher
 
 CELL_VARIABLE = "M2H_CELL"
@@ -88,7 +89,7 @@ def start(
         return subprocess.Popen(
             words,
             cwd=directory,
-            env={**without_launcher(os.environ), **environment, CELL_VARIABLE: str(folder)},
+            env={**_inherited(), **environment, CELL_VARIABLE: str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -98,18 +99,52 @@ def start(
         )
 
 
+def _inherited() -> dict[str, str]:
+    """Return the environment without what this process was told of a job's tasks, or of a sweep it is itself in."""
+    reporting = (STORAGE, STUDY, TRIAL, METRIC, PRUNER)
+    return {key: value for key, value in without_launcher(os.environ).items() if key not in reporting}
+
+
 def tell(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
     """Send a signal to a cell and to the processes it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, how)
 
 
-def tail(log: Path, lines: int = LINES) -> str:
-    """Return the last lines of a log, without reading all of it."""
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what a cell that has ended, or is to end now, has left of processes: ranks, loader workers."""
+    tell(process, signal.SIGKILL)
+    process.wait()
+
+
+def end_left_over(folder: Path) -> int:
+    """Kill the processes that an earlier worker's cell has left on this machine; return how many (Linux, else 0).
+
+    They are known by the variable that every process of a cell inherits. Only for whoever holds the cell's claim.
+    """
+    mark, ended = f"{CELL_VARIABLE}={folder}".encode(), 0
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is another person's
+            if mark in (place / "environ").read_bytes().split(b"\0"):
+                os.kill(int(place.name), signal.SIGKILL)
+                ended += 1
+    return ended
+
+
+def size(log: Path) -> int:
+    """Return the length of a log in bytes: where the next attempt's lines begin."""
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
+
+
+def tail(log: Path, lines: int = LINES, begin: int = 0) -> str:
+    """Return the last lines of a log from ``begin`` on, without reading all of it."""
     try:
         with open(log, "rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 200 * lines))
+            file.seek(max(begin, file.tell() - 500 * lines))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""

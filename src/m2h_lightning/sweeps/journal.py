@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
-from optuna.storages.journal._file import LOCK_FILE_SUFFIX, get_lock_file
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX, BaseJournalFileLock, get_lock_file
 
 from m2h_lightning.runs import folder as runs
 

@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from m2h_lightning.errors import DataError
-from m2h_lightning.sweeps.parameters import Parameter
+from m2h_lightning.errors import DataError, M2HError
+from m2h_lightning.runs.outcome import metric_of, read_outcome
+from m2h_lightning.sweeps.drawing import as_parameters, draw, drawn
+from m2h_lightning.sweeps.patience import Patient, one_line
 from m2h_lightning.sweeps.plan import Plan
-from m2h_lightning.sweeps.storage import open_storage, shown_url
-from m2h_lightning.sweeps.workers import SILENT_S, Worker, alive, read_workers
+from m2h_lightning.sweeps.storage import GRACE_S, HEARTBEAT_S, absolute_url, open_storage, shown_url
+from m2h_lightning.sweeps.workers import Worker, alive, known_alive, read_workers, recent
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 CELL, ATTEMPT, AGAIN, REASON, OWNER, LOG, WORDS = "cell", "attempt", "again", "reason", "owner", "log", "words"
+BEAT = "beat"
 """User attributes of a trial: its cell, the number of the attempt from 0, whether it is to be tried again, why it
-failed, who ran it, the last lines it printed, words added to its command."""
+failed, who ran it, the last lines it printed, words added to its command; the last sign of life of its worker, where
+the storage has no heartbeats of its own."""
+
+PATIENCE_S = float(os.environ.get("M2H_PATIENCE_S", "600"))
+"""Seconds that a worker waits for a ledger that cannot be reached."""
 
 State = Literal["waiting", "running", "done", "failed", "pruned"]
 DUPLICATE = "another planner had enrolled the cell"
@@ -66,6 +74,7 @@ class Entry:
         started: When its last attempt began.
         ended: When its last attempt ended.
         overrides: Values that were drawn, for a run of a search.
+        words: Words added to its command in the last attempt: half the batch after out of memory.
     """
 
     cell: str
@@ -78,6 +87,7 @@ class Entry:
     started: datetime.datetime | None = None
     ended: datetime.datetime | None = None
     overrides: dict[str, Any] | None = None
+    words: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -85,36 +95,50 @@ class Ledger:
 
     Args:
         plan: The sweep.
+        patience: Seconds to repeat a call for while the storage cannot be reached, once it was opened.
+        stop: Whether to give up waiting at once.
 
     Raises:
         DataError: The storage cannot be reached.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, patience: float = 0.0, stop: Callable[[], bool] = lambda: False) -> None:
         import optuna
+        from optuna.storages._heartbeat import is_heartbeat_enabled
 
         self.plan = plan
-        self._storage = open_storage(plan.storage, plan.folder)
+        self._raw: Any = open_storage(plan.storage, plan.folder)
+        name = shown_url(absolute_url(plan.storage, plan.folder)).removeprefix("journal:")
+        self._storage: Any = Patient(self._raw, name, patience, stop)  # stands for a BaseStorage
+        self._beats = is_heartbeat_enabled(self._raw)
+        self._beaten, self._beating = 0.0, -1
         direction: Literal["minimize", "maximize"] = "maximize" if plan.higher_is_better else "minimize"
         try:
             self.study: Study = optuna.create_study(
                 study_name=plan.name, storage=self._storage, direction=direction, load_if_exists=True
             )
+        except M2HError:
+            raise
         except Exception as error:  # whatever a database's driver raises
-            raise DataError(f"--storage {shown_url(plan.storage)}: {' '.join(str(error).split())}") from error
+            raise DataError(f"--storage {shown_url(plan.storage)}: {one_line(error)}") from error
         self._id = self.study._study_id
         self._names = {cell.id for cell in plan.cells}
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _trials(self) -> dict[str, list[FrozenTrial]]:
-        """Return the attempts at each cell of the plan, in order; of two with the same number the first one counts."""
-        found: dict[str, dict[int, FrozenTrial]] = {}
+    def _every_trial(self) -> dict[str, dict[int, list[FrozenTrial]]]:
+        """Return the trials of each cell of the plan by attempt, in the order in which they were made."""
+        found: dict[str, dict[int, list[FrozenTrial]]] = {}
         for trial in self._storage.get_all_trials(self._id, deepcopy=False):
             cell = trial.user_attrs.get(CELL)
             if cell in self._names:
-                found.setdefault(cell, {}).setdefault(trial.user_attrs[ATTEMPT], trial)
-        return {cell: [attempts[number] for number in sorted(attempts)] for cell, attempts in found.items()}
+                found.setdefault(cell, {}).setdefault(trial.user_attrs[ATTEMPT], []).append(trial)
+        return found
+
+    def _trials(self) -> dict[str, list[FrozenTrial]]:
+        """Return the attempts at each cell of the plan, in order; of two with the same number the first one counts."""
+        every = self._every_trial()
+        return {cell: [attempts[number][0] for number in sorted(attempts)] for cell, attempts in every.items()}
 
     def entries(self) -> list[Entry]:
         """Return every cell of the plan, in its order."""
@@ -126,15 +150,34 @@ class Ledger:
     def enroll(self) -> None:
         """Make a waiting trial for every cell that has none, and for every one that is to be tried again.
 
-        May be done by several processes at once: of two trials for the same attempt the first one counts.
+        May be done by several processes at once: of two trials for the same attempt the first one counts. A cell that
+        has a result but no trial, because the ledger was lost, is entered as done.
         """
-        trials = self._trials()
+        every = self._every_trial()
         for cell in self.plan.cells:
-            attempts = trials.get(cell.id)
+            attempts = every.get(cell.id)
             if not attempts:
-                self._add(cell.id, 0, cell.overrides)
-            elif attempts[-1].state.name == "FAIL" and attempts[-1].user_attrs.get(AGAIN):
-                self._again(attempts[-1])
+                self._first(cell.id, cell.overrides)
+                continue
+            last = attempts[max(attempts)][0]
+            if last.state.name == "FAIL" and last.user_attrs.get(AGAIN):
+                self._again(last)
+            for trials in attempts.values():
+                for trial in trials[1:]:
+                    if trial.state.name == "WAITING":  # nobody claims it: for people who look at the study
+                        self._end(trial._trial_id, "FAIL", {REASON: DUPLICATE})
+
+    def _first(self, cell: str, overrides: dict[str, Any] | None) -> None:
+        fixed = drawn(self.plan, cell) if overrides is None else None
+        try:
+            outcome = read_outcome(self.plan.folder_of(cell))
+            if outcome.state == "finished":
+                value = metric_of(outcome.result, self.plan.metric)
+                self._add(cell, 0, overrides if fixed is None else fixed, state="COMPLETE", value=value)
+                return
+        except M2HError:  # the worker that claims the cell records what is wrong
+            pass
+        self._add(cell, 0, overrides, fixed=fixed)
 
     def retry(self, cells: Collection[str]) -> None:
         """Make a waiting trial for cells that failed."""
@@ -143,10 +186,10 @@ class Ledger:
                 self._again(attempts[-1], words=())
 
     def _again(self, last: FrozenTrial, words: Iterable[str] | None = None) -> None:
-        attrs = last.user_attrs
-        extra = attrs.get(WORDS, ()) if words is None else words
-        fixed = dict(last.params) if self.plan.searches else None
-        self._add(attrs[CELL], attrs[ATTEMPT] + 1, self.plan.cell(attrs[CELL]).overrides, extra, fixed)
+        cell = last.user_attrs[CELL]
+        extra = last.user_attrs.get(WORDS, ()) if words is None else words
+        fixed = drawn(self.plan, cell) or dict(last.params) if self.plan.searches else None
+        self._add(cell, last.user_attrs[ATTEMPT] + 1, self.plan.cell(cell).overrides, extra, fixed)
 
     def _add(
         self,
@@ -155,37 +198,23 @@ class Ledger:
         overrides: dict[str, Any] | None,
         words: Iterable[str] = (),
         fixed: dict[str, Any] | None = None,
+        state: str = "WAITING",
+        value: float | None = None,
     ) -> None:
         from optuna.trial import TrialState, create_trial
 
         attrs: dict[str, Any] = {CELL: cell, ATTEMPT: attempt, **({WORDS: list(words)} if words else {})}
-        values, space = self._as_parameters(overrides or {})
+        values, space = as_parameters(self.plan, overrides or {})
         system = {"fixed_params": fixed} if fixed else {}  # what Trial.suggest_* then returns
         trial = create_trial(
-            state=TrialState.WAITING, params=values, distributions=space, user_attrs=attrs, system_attrs=system
+            state=TrialState[state],
+            value=value,
+            params=values,
+            distributions=space,
+            user_attrs=attrs,
+            system_attrs=system,
         )
         self._storage.create_new_trial(self._id, template_trial=trial)
-
-    def _as_parameters(self, overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        """Return a cell's swept numbers as Optuna's parameters, so that its dashboard can plot over them.
-
-        Words are left to the cell's name: their list of choices could never grow in a study.
-        """
-        from optuna.distributions import FloatDistribution, IntDistribution
-
-        values: dict[str, Any] = {}
-        space: dict[str, BaseDistribution] = {}
-        for name, parameter in self.plan.parameters.items():
-            if not parameter.swept or name not in overrides:
-                continue
-            numbers = [value for value in parameter.values if isinstance(value, int | float)]
-            if len(numbers) < len(parameter.values):
-                continue
-            whole = all(isinstance(number, int) for number in numbers)
-            low, high = min(numbers), max(numbers)
-            space[name] = IntDistribution(int(low), int(high)) if whole else FloatDistribution(low, high)
-            values[name] = int(overrides[name]) if whole else float(overrides[name])
-        return values, space
 
     def claim(self, worker: Worker, only: str | None = None) -> Claim | None:
         """Take the next waiting cell; exactly one worker gets it.
@@ -209,81 +238,88 @@ class Ledger:
         for _, trial in sorted(waiting, key=lambda pair: pair[0]):
             worker.trials = [trial._trial_id]
             worker.save()  # before the claim: see workers.py
-            try:
-                mine = self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            except UpdateFinishedTrialError:
-                mine = False
-            if mine:
-                self._storage.set_trial_user_attr(trial._trial_id, OWNER, worker.about())
-                cell = trial.user_attrs[CELL]
-                overrides = self.plan.cell(cell).overrides
-                if overrides is None:
-                    overrides = self._draw(trial._trial_id, trial.number)
-                return Claim(cell, trial._trial_id, trial.number, overrides, tuple(trial.user_attrs.get(WORDS, ())))
+            with contextlib.suppress(UpdateFinishedTrialError):
+                if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                    return self._claimed(trial, worker)
         worker.trials = []
         worker.save()
         return None
 
-    def _draw(self, trial_id: int, number: int) -> dict[str, Any]:
-        """Let the sampler choose values; those of an earlier attempt are kept."""
-        import optuna
-        from optuna.samplers import RandomSampler, TPESampler
+    def _claimed(self, trial: FrozenTrial, worker: Worker) -> Claim:
+        cell, words = trial.user_attrs[CELL], tuple(trial.user_attrs.get(WORDS, ()))
+        overrides = self.plan.cell(cell).overrides
+        claim = Claim(cell, trial._trial_id, trial.number, overrides or {}, words)
+        self.heartbeat(claim)
+        self._storage.set_trial_user_attr(trial._trial_id, OWNER, worker.about())
+        if overrides is None:
+            claim = replace(claim, overrides=draw(self.plan, self._storage, cell, trial._trial_id, trial.number))
+        return claim
 
-        # Seeded by the trial, so that the same history gives the same values, and workers do not repeat each other.
-        random = self.plan.method == "random"
-        with _no_warnings():
-            self.study.sampler = (
-                RandomSampler(seed=number) if random else TPESampler(seed=number, multivariate=True, constant_liar=True)
-            )
-        trial = optuna.trial.Trial(self.study, trial_id)
-        return {name: _suggest(trial, parameter) for name, parameter in self.plan.parameters.items()}
+    def finish(self, claim: Claim, value: float) -> bool:
+        """Note that a cell is done; return False where it was not ours any more (so do the following ones)."""
+        return self._end(claim.trial, "COMPLETE", {}, value)
 
-    def finish(self, claim: Claim, value: float) -> None:
-        """Note that a cell is done."""
-        self._end(claim.trial, "COMPLETE", value)
-
-    def prune(self, claim: Claim, value: float | None, reason: str) -> None:
+    def prune(self, claim: Claim, value: float | None, reason: str) -> bool:
         """Note that a cell was given up by the rule."""
-        self._storage.set_trial_user_attr(claim.trial, REASON, reason)
-        self._end(claim.trial, "PRUNED", value)
+        return self._end(claim.trial, "PRUNED", {REASON: reason}, value)
 
-    def fail(self, claim: Claim, reason: str, log: str = "") -> None:
+    def fail(self, claim: Claim, reason: str, log: str = "") -> bool:
         """Note that a cell failed."""
-        self._storage.set_trial_user_attr(claim.trial, REASON, reason)
-        if log:
-            self._storage.set_trial_user_attr(claim.trial, LOG, log)
-        self._end(claim.trial, "FAIL")
+        return self._end(claim.trial, "FAIL", {REASON: reason, **({LOG: log} if log else {})})
 
-    def release(self, claim: Claim, reason: str, words: Iterable[str] | None = None) -> None:
+    def release(self, claim: Claim, reason: str, words: Iterable[str] | None = None, log: str = "") -> bool:
         """Give a cell back, to go on with it later.
 
         Args:
             claim: The cell.
             reason: Why it was not finished.
             words: Words to add to its command then; None keeps those it had.
+            log: The last lines it printed.
         """
-        if words is not None:
-            self._storage.set_trial_user_attr(claim.trial, WORDS, list(words))
-        self._give_back(claim.trial, reason)
+        added = {} if words is None else {WORDS: list(words)}
+        given = self._give_back(claim.trial, reason, {**added, **({LOG: log} if log else {})})
         self.enroll()
+        return given
 
-    def _give_back(self, trial: int, reason: str) -> None:
-        self._storage.set_trial_user_attr(trial, REASON, reason)
-        self._storage.set_trial_user_attr(trial, AGAIN, True)
-        self._end(trial, "FAIL")
+    def _give_back(self, trial: int, reason: str, attrs: dict[str, Any] | None = None) -> bool:
+        return self._end(trial, "FAIL", {REASON: reason, AGAIN: True, **(attrs or {})})
 
-    def _end(self, trial: int, state: str, value: float | None = None) -> None:
+    def _end(self, trial: int, state: str, attrs: dict[str, Any], value: float | None = None) -> bool:
+        """End a trial; a trial ends once, whoever else wants to end it."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        self._storage.set_trial_state_values(trial, TrialState[state], None if value is None else [float(value)])
+        try:
+            for key, content in attrs.items():
+                self._storage.set_trial_user_attr(trial, key, content)
+            self._storage.set_trial_state_values(trial, TrialState[state], None if value is None else [float(value)])
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
-    def heartbeat(self, claim: Claim) -> None:
-        """Tell a database that the cell is being run; other storages have no such thing."""
-        record = getattr(self._storage, "record_heartbeat", None) or getattr(
-            getattr(self._storage, "_backend", None), "record_heartbeat", None
-        )
-        if record is not None:
-            record(claim.trial)
+    def heartbeat(self, claim: Claim) -> bool:
+        """Give a sign of life of a cell, for workers that can neither ask this machine nor see the worker's file.
+
+        A ledger that cannot be reached now is not waited for: the cell runs meanwhile.
+
+        Returns:
+            Whether the cell is still this worker's; True where that cannot be known.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        now = time.monotonic()
+        try:
+            if now - self._beaten >= HEARTBEAT_S or claim.trial != self._beating:
+                self._beaten, self._beating = now, claim.trial
+                if self._beats:
+                    self._raw.record_heartbeat(claim.trial)
+                else:
+                    self._raw.set_trial_user_attr(claim.trial, BEAT, _now().isoformat())
+            return bool(self._raw.get_trial(claim.trial).state.name == "RUNNING")
+        except UpdateFinishedTrialError:
+            return False
+        except self._storage.lost:
+            return True
 
     # ── reaping ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -292,20 +328,17 @@ class Ledger:
 
         Several processes may do so at once: a trial ends once.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
-        running = [t[-1] for t in self._trials().values() if t[-1].state == TrialState.RUNNING]
-        found = []
+        running = [t[-1] for t in self._trials().values() if t[-1].state.name == "RUNNING"]
         workers = read_workers(self.plan.folder)  # after the trials: who runs one has named it before
-        living = {trial for worker in workers if alive(worker) for trial in worker.trials}
-        named = {trial for worker in workers for trial in worker.trials}
+        silent = set(self._storage._get_stale_trial_ids(self._id)) if self._beats and running else set()
+        found = []
         for trial in running:
-            if trial._trial_id in living or (trial._trial_id not in named and _young(trial)):
+            naming = [worker for worker in workers if trial._trial_id in worker.trials]
+            if self._lives(trial, naming, silent):
                 continue
-            owner = trial.user_attrs.get(OWNER) or {}
-            with contextlib.suppress(UpdateFinishedTrialError):  # another one was quicker
-                self._give_back(trial._trial_id, f"its worker died ({owner.get('host', '?')}, {owner.get('pid', '?')})")
+            owner = trial.user_attrs.get(OWNER) or (naming[0].about() if naming else {})
+            reason = f"its worker died ({owner.get('host', '?')}, {owner.get('pid', '?')})"
+            if self._give_back(trial._trial_id, reason):
                 found.append(trial.user_attrs[CELL])
         for worker in workers:
             if not alive(worker):
@@ -313,14 +346,38 @@ class Ledger:
         self.enroll()
         return found
 
+    def _lives(self, trial: FrozenTrial, naming: list[Worker], silent: set[int]) -> bool:
+        """Whether a running trial has a worker that may be alive.
 
-def _young(trial: FrozenTrial) -> bool:
-    """Whether a trial may be that of a worker whose file a shared directory does not show yet."""
+        Those who can be asked decide: processes of this machine, jobs that SLURM knows. Of the others the last sign of
+        life counts: of their file, or in the ledger, whichever is later.
+        """
+        noted = Worker.from_about(trial.user_attrs.get(OWNER) or {}, self.plan.folder)
+        if noted is not None:
+            naming = [worker for worker in naming if worker.id == noted.id] or [noted]
+        verdicts = [known_alive(worker) for worker in naming]
+        if True in verdicts:
+            return True
+        if verdicts and None not in verdicts:
+            return False
+        if any(recent(worker) for worker, verdict in zip(naming, verdicts, strict=True) if verdict is None):
+            return True
+        if self._beats:  # a trial with an owner has a heartbeat; without one only its start can tell
+            return trial._trial_id not in silent and (noted is not None or _recent_sign(trial))
+        return _recent_sign(trial)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _recent_sign(trial: FrozenTrial) -> bool:
+    """Whether the last sign of life of a trial in the ledger is recent."""
     if trial.datetime_start is None:
         return True
-    start = trial.datetime_start
-    now = datetime.datetime.now(start.tzinfo)
-    return (now - start).total_seconds() < SILENT_S
+    beat = trial.user_attrs.get(BEAT)
+    last = datetime.datetime.fromisoformat(beat) if beat else trial.datetime_start
+    return (datetime.datetime.now(last.tzinfo) - last).total_seconds() < GRACE_S
 
 
 def _entry(cell: str, attempts: list[FrozenTrial]) -> Entry:
@@ -344,23 +401,5 @@ def _entry(cell: str, attempts: list[FrozenTrial]) -> Entry:
         shown.datetime_start,
         shown.datetime_complete,
         dict(last.params) or None,
+        tuple(last.user_attrs.get(WORDS, ())),
     )
-
-
-def _suggest(trial: Any, parameter: Parameter) -> Any:
-    if parameter.kind == "constant":
-        return parameter.values[0]
-    if parameter.kind == "values":
-        return trial.suggest_categorical(parameter.name, list(parameter.values))
-    if parameter.kind == "int":
-        return trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high), log=parameter.log)
-    return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Any:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

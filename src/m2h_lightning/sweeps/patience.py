@@ -30,7 +30,7 @@ class Patient:
 
     def __init__(self, storage: Any, name: str, seconds: float, stop: Callable[[], bool]) -> None:
         self._storage, self._name, self._seconds, self._stop = storage, name, seconds, stop
-        self._lost = _lost()
+        self.lost = _lost()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._storage, name)
@@ -43,15 +43,14 @@ class Patient:
                 return call(*args, **options)
             except FileNotFoundError as error:
                 raise DataError(f"{self._name}: the ledger is gone; run again: finished cells are kept") from error
-            except self._lost as error:
+            except self.lost as error:
                 reason, waited = one_line(error), time.monotonic() - began
                 if waited + wait > self._seconds or self._stop():
                     kept = "run again to go on, finished cells are kept"
                     raise DataError(f"{self._name}: the ledger cannot be reached ({reason}); {kept}") from error
                 if wait == FIRST_S:
                     print(
-                        f"note: the ledger {self._name} cannot be reached ({reason}); trying for "
-                        f"{self._seconds:.0f} s",
+                        f"note: the ledger {self._name} cannot be reached ({reason}); trying for {self._seconds:.0f} s",
                         file=sys.stderr,
                     )
             except ValueError as error:

@@ -18,6 +18,9 @@ COLOURS = {"done": "green", "pruned": "yellow", "failed": "red", "running": "cya
 NARROW, WIDE = 50, 100
 """Columns of a terminal from which on a running cell's metric is shown, and its worker."""
 
+LOW = 14
+"""Rows of a terminal below which only the running cells are listed, not the ended ones."""
+
 RECENT, FAILED = 3, 3
 """Rows of the last ended cells and of the last failures."""
 
@@ -46,11 +49,10 @@ def picture(
     running = sorted(by_state["running"], key=lambda entry: (-elapsed(entry), entry.cell))
     ended = sorted((*by_state["done"], *by_state["pruned"]), key=_end)[-RECENT:]
     failed = sorted(by_state["failed"], key=_end)[-FAILED:]
-    fixed = 6 + 2 * bool(note)
-    small = height < fixed + len(running) + len(ended) + len(failed) + 1
-    if small:  # a low terminal keeps what runs
-        ended = ended[-1:]
-        failed = failed[-1:]
+    fixed = 5 + 2 * bool(note)
+    if height < fixed + len(running) + len(ended) + len(failed) + 1:  # a low terminal keeps what runs
+        few = 1 if height >= LOW else 0
+        ended, failed = ended[-few:] if few else [], failed[-few:] if few else []
     room = max(1, height - fixed - len(ended) - len(failed) - 2)
     parts: list[RenderableType] = [
         _line(width, (plan.name, "bold"), *([(f"  {plan.experiment}", "")] if plan.experiment else [])),
@@ -62,7 +64,7 @@ def picture(
     if running:
         parts.append(_running(running[:room], progress, width))
     if len(running) > room:
-        parts.append(Text(f"  and {len(running) - room} more running", style="dim"))
+        parts.append(_line(width, (f"  and {len(running) - room} more running", "dim")))
     for entry in ended:
         value = "" if entry.value is None else f" {plan.metric} {entry.value:.4g}"
         told = f"{value} in {duration(elapsed(entry))}"
@@ -140,7 +142,7 @@ def _running(entries: list[Entry], progress: Mapping[str, Progress], width: int)
     return table
 
 
-def _event(entry: Entry, told: str, width: int, share: float = 0.7) -> Text:
+def _event(entry: Entry, told: str, width: int, share: float = 0.4) -> Text:
     head = f"{entry.state:<7}"
     room = max(int(width * share) - len(head), width - len(head) - len(told))
     return _line(width, (head, COLOURS[entry.state]), (middle(entry.cell, room), ""), (told, ""))

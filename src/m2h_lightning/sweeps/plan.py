@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -281,85 +281,6 @@ def fit_words(command: list[str] | tuple[str, ...]) -> list[str] | None:
     at = words.index("fit")
     ours = Path(words[at - 1]).name in ("m2h", "lightning", "m2h_lightning") if at else False
     return words[at + 1 :] if ours else None
-
-
-def merged(plan: Plan) -> Plan:
-    """Return the plan beside what an earlier plan of the same folder has done.
-
-    A sweep may grow (more values, more seeds) and shrink: cells that both plans have keep their names, and finished
-    cells that the new one lacks stay in it.
-
-    Raises:
-        ConfigError: The folder holds a sweep with another command, whose cells do not stand beside this one's.
-    """
-    if not (plan.folder / PLAN).is_file():
-        return plan
-    before = load_plan(plan.folder)
-    old, new = _character(before), _character(plan)
-    for key, value in new.items():
-        if old[key] != value:
-            raise ConfigError(
-                f"{plan.folder} holds a sweep with {key} {_shown(old[key])}, now it is {_shown(value)}; give another "
-                "--name, or move the folder away"
-            )
-    cells = _with_names_of(before, plan.cells)
-    names = {cell.id for cell in cells}
-    kept = [cell for cell in before.cells if cell.id not in names and (plan.folder_of(cell.id) / runs.RESULT).is_file()]
-    return replace(plan, cells=(*cells, *kept))
-
-
-def _character(plan: Plan) -> dict[str, Any]:
-    """Return what the cells of a folder have in common, in words that do not depend on where it was planned."""
-    from m2h_lightning.sweeps.storage import shown_url
-
-    experiment = str((Path(plan.directory) / plan.experiment).resolve()) if plan.experiment else None
-    command = plan.cells[0].command if plan.cells else ()
-    if fit_words(command) is not None and "--run.root" in command:
-        command = command[: len(command) - 1 - command[::-1].index("--run.root")]  # what follows is the folder
-    known = {plan.experiment: experiment, **({command[0]: "python"} if command[:1] and _python(command[0]) else {})}
-    return {
-        "method": plan.method,
-        "metric": plan.metric,
-        "goal": "maximize" if plan.higher_is_better else "minimize",
-        "parameters": tuple(sorted(name for name in plan.parameters if name != SEED)),
-        "experiment": experiment,
-        "words": plan.words,
-        "command": tuple(known.get(word) or word for word in command),
-        "environment": plan.environment,
-        "storage": shown_url(plan.storage),
-    }
-
-
-def _python(word: str) -> bool:
-    return Path(word).name.startswith("python")
-
-
-def _with_names_of(before: Plan, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    """Return the cells, those with the same values as an earlier one under its name.
-
-    A name tells the values of what is swept: a parameter that gets its second value now is in the new names alone.
-    """
-    known = {_values(cell): cell.id for cell in before.cells if cell.overrides is not None}
-    return tuple(_renamed(cell, known.get(_values(cell), cell.id)) for cell in cells)
-
-
-def _values(cell: Cell) -> str:
-    return json.dumps(cell.overrides, sort_keys=True) if cell.overrides is not None else cell.id
-
-
-def _renamed(cell: Cell, name: str) -> Cell:
-    if name == cell.id:
-        return cell
-    words = list(cell.command)
-    if fit_words(words) is not None:
-        words[len(words) - words[::-1].index("--run.id")] = name
-    return replace(cell, id=name, command=tuple(words))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"'{' '.join(value)}'"
-    return repr(value)
 
 
 def variants(plan: Plan) -> dict[str, list[Cell]]:

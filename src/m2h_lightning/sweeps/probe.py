@@ -93,8 +93,8 @@ class Clock(Callback):
         """Return the times and the schedule they are of."""
         steps = self.steps[WARM_UP:] or self.steps[-1:]
         validation = self.validation[1:] or self.validation or [0.0]
-        every = trainer.val_check_batch
-        every = int(every) if every != float("inf") else int(trainer.num_training_batches)
+        given = trainer.val_check_batch
+        every = int(trainer.num_training_batches if given is None or given == float("inf") else given)
         epochs, steps_limit = trainer.max_epochs, trainer.max_steps
         return Measured(
             self.setup_s,

@@ -141,9 +141,7 @@ def _database(url: str) -> BaseStorage:
     options = {"pool_pre_ping": True, "connect_args": connect}
     try:
         # With its cache: finished trials are read once.
-        return get_storage(
-            RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options)
-        )
+        return get_storage(RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options))
     except ImportError as error:
         package = "psycopg2" if "psycopg2" in str(error) or url.startswith("postgres") else str(error).split("'")[1]
         raise MissingExtraError(package, "postgres", f"--storage {shown_url(url)}") from error

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from m2h_lightning.errors import DataError, M2HError
 from m2h_lightning.runs import folder as runs
-from m2h_lightning.runs.cell import METRIC, STORAGE, STUDY, TRIAL
+from m2h_lightning.runs.cell import METRIC, PRUNER, STOPPED, STORAGE, STUDY, TRIAL
 from m2h_lightning.runs.outcome import metric_of, read_outcome
 from m2h_lightning.sweeps import child
-from m2h_lightning.sweeps.ledger import Claim, Ledger
-from m2h_lightning.sweeps.plan import ASIDE, LOCKS, Plan, fit_words
+from m2h_lightning.sweeps.ledger import PATIENCE_S, Claim, Ledger
+from m2h_lightning.sweeps.plan import LOCKS, Plan, fit_words
+from m2h_lightning.sweeps.restart import half_the_batch, set_aside
 from m2h_lightning.sweeps.storage import absolute_url, check_workers
 from m2h_lightning.sweeps.workers import BEAT_S, alive, read_workers, register
 
 INTERRUPTED = 130
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -67,30 +71,28 @@ class Work:
         self.plan, self.options = plan, options
         self.stops: list[int] = []
         self.failed = 0
+        self._noted: set[str] = set()
 
     def run(self) -> int:
         """Run cells until none waits, or a signal says stop.
 
         Returns:
             0 when no cell failed here, 1 when one did, 130 after a stop.
+
+        Raises:
+            ConfigError: The storage is for one worker, and there is one.
+            DataError: The ledger or the sweep's folder cannot be used (any more); the cell is given back if possible.
         """
-        others = sum(alive(worker) for worker in read_workers(self.plan.folder))
-        check_workers(self.plan.storage, others + 1)
-        before = {number: signal.signal(number, self._told) for number in _STOP_SIGNALS}
-        self.me = register(self.plan.folder, self.options.slot)
+        before = {number: signal.signal(number, self._told) for number in heeded(_STOP_SIGNALS)}
         try:
-            self.ledger = Ledger(self.plan)
-            self.ledger.reap()
-            while not self.stops:
-                claim = self.ledger.claim(self.me, self.options.only)
-                if claim is None:
-                    break
-                self._run(claim)
-                self.me.trials = []
-                self.me.save()
+            try:
+                self._work()
+            except OSError as error:
+                where = error.filename or self.plan.folder
+                raise DataError(
+                    f"{where}: {error.strerror or error}; the worker stops, its cell waits again: mend it and run again"
+                ) from error
         finally:
-            if not self.me.trials:  # else somebody has to notice that a cell was left behind
-                self.me.leave()
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self.stops:
@@ -99,69 +101,132 @@ class Work:
             return INTERRUPTED
         return 1 if self.failed else 0
 
+    def _work(self) -> None:
+        self.me = register(self.plan.folder, self.options.slot)
+        try:
+            others = sum(alive(worker) for worker in read_workers(self.plan.folder) if worker.id != self.me.id)
+            check_workers(self.plan.storage, others + 1)
+            self.ledger = Ledger(self.plan, PATIENCE_S, lambda: bool(self.stops))
+            self.ledger.reap()
+            while not self.stops:
+                claim = self.ledger.claim(self.me, self.options.only)
+                if claim is None:
+                    break
+                try:
+                    self._run(claim)
+                except OSError as error:  # no fault of the cell: the disk is full, there are too many processes
+                    self.ledger.release(claim, f"its worker stopped: {error.strerror or error}")
+                    self.me.trials = []
+                    raise
+                self.me.trials = []
+                self.me.save()
+        finally:
+            if not self.me.trials:  # else somebody has to notice that a cell was left behind
+                self.me.leave()
+
     def _told(self, number: int, _frame: FrameType | None) -> None:
         self.stops.append(number)
+
+    def _note(self, text: str) -> None:
+        """Tell something on the terminal, once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            print(f"note: {text}", file=sys.stderr, flush=True)
 
     # ── one cell ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self, claim: Claim) -> None:
         """Bring one cell to its end: done, failed, given up, or given back."""
         folder, log = self.plan.folder_of(claim.cell), self.plan.log_of(claim.cell)
-        with child.lock(self.plan.folder / LOCKS / f"{claim.cell}.lock") as held:
+        with self._alone(claim) as held:
             if held is None:
-                self._wait_for_other(claim)
+                self.ledger.release(claim, "stopped; goes on later")
                 return
             try:
                 state = read_outcome(folder).state
-                if state in ("finished", "pruned"):  # its worker was killed before it could say so
-                    self._record(claim, 0)
-                    return
-                words = self._words(claim, state, folder)
-                process = child.start(words, folder, log, self.plan.directory, self._environment(claim), held)
-            except (OSError, M2HError) as error:
-                self._fail(claim, " ".join(str(error).split()))
+            except M2HError as error:
+                self._fail(claim, _one_line(error))
                 return
-            code = self._wait(process, claim)
-        if self.stops and code != 0:
-            self.ledger.release(claim, "stopped; goes on later")
-            return
-        self._record(claim, code)
+            if state in ("finished", "pruned"):  # its worker was killed before it could say so
+                self._record(claim, 0)
+                return
+            words, begin = self._words(claim, state, folder), child.size(log)
+            try:
+                process = child.start(words, folder, log, self.plan.directory, self._environment(claim), held)
+            except (FileNotFoundError, PermissionError, NotADirectoryError) as error:  # the command, or where it runs
+                self._fail(claim, _one_line(error))
+                return
+            try:
+                code = self._wait(process, claim)
+            finally:
+                child.end(process)
+            if code is None:
+                self._note(f"{claim.cell} was given to another worker, since this one seemed dead; ended here")
+            elif (self.stops and code != 0) or (code == STOPPED and self._is_ours(claim)):
+                self.ledger.release(claim, "stopped; goes on later")
+            else:
+                self._record(claim, code, child.tail(log, begin=begin))
+
+    @contextlib.contextmanager
+    def _alone(self, claim: Claim) -> Iterator[int | None]:
+        """Hold the lock of a cell; wait for, or end, what an earlier worker has left running of it.
+
+        Yields:
+            The lock's descriptor (-1 where there are no locks); None after a stop.
+        """
+        path, beat = self.plan.folder / LOCKS / f"{claim.cell}.lock", 0.0
+        folder = self.plan.folder_of(claim.cell)
+        while not self.stops:
+            if child.size(self.plan.log_of(claim.cell)):  # it was started before
+                child.end_left_over(folder)
+            with child.lock(path) as held:
+                if held is not None:
+                    yield held
+                    return
+            self._note(f"{claim.cell} is still run by a process of an earlier worker; waiting for its end")
+            if time.monotonic() - beat > BEAT_S:
+                beat = time.monotonic()
+                self._beat(claim)
+            time.sleep(0.2)
+        yield None
 
     def _words(self, claim: Claim, state: str, folder: Path) -> list[str]:
         """Return the command: to start the cell, or to go on with it."""
-        cell = self.plan.cell(claim.cell)
-        words = [*self.plan.command_of(cell, claim.overrides), *claim.words]
+        words = [*self.plan.command_of(self.plan.cell(claim.cell), claim.overrides), *claim.words]
         fit = fit_words(words)
         if fit is None:
+            folder.mkdir(exist_ok=True)  # the program writes its result there
             return words
-        if state == "interrupted":
-            return [*words[: len(words) - len(fit)], "--run.resume", str(folder), *claim.words]
+        if state == "interrupted":  # its config.yaml has all the words
+            return [*words[: len(words) - len(fit)], "--run.resume", str(folder)]
         if state == "empty":
-            self._set_aside(folder)
+            set_aside(self.plan, folder)
         return words
-
-    def _set_aside(self, folder: Path) -> None:
-        """Move a folder without a checkpoint out of the way: a run never writes into another one's."""
-        place = self.plan.folder / ASIDE
-        place.mkdir(exist_ok=True)
-        name = next(name for n in range(1, 10000) if not (name := place / f"{folder.name}-{n}").exists())
-        folder.rename(name)
 
     def _environment(self, claim: Claim) -> dict[str, str]:
         found = dict(self.plan.environment)
         if self.options.gpus is not None:
             found["CUDA_VISIBLE_DEVICES"] = self.options.gpus
         if self.options.threads is not None:
-            found.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.options.threads)))
+            found.update(dict.fromkeys(THREADS, str(self.options.threads)))
         if self.plan.searches or self.plan.pruner is not None:
             found[STORAGE] = absolute_url(self.plan.storage, self.plan.folder)
             found.update({STUDY: self.plan.name, TRIAL: str(claim.trial), METRIC: self.plan.metric})
+        if self.plan.pruner is not None:
+            found[PRUNER] = json.dumps(self.plan.pruner)
         return found
 
-    def _wait(self, process: subprocess.Popen[bytes], claim: Claim) -> int:
-        """Wait for a cell, give signs of life, pass on a stop; a second one, or too long a wait, ends it."""
-        beat, told, since, killed = 0.0, 0, 0.0, False
-        ours = fit_words(self.plan.cell(claim.cell).command) is not None
+    def _is_ours(self, claim: Claim) -> bool:
+        """Whether a cell is a training run of this package: it leaves a checkpoint at SIGUSR1."""
+        return fit_words(self.plan.cell(claim.cell).command) is not None
+
+    def _wait(self, process: subprocess.Popen[bytes], claim: Claim) -> int | None:
+        """Wait for a cell, give signs of life, pass on a stop; a second one, or too long a wait, ends it.
+
+        Returns:
+            Its exit code; None where it was another worker's meanwhile.
+        """
+        beat, told, since, killed = time.monotonic(), False, 0.0, False
         while True:
             try:
                 return process.wait(0.2)
@@ -169,12 +234,12 @@ class Work:
                 now = time.monotonic()
             if now - beat > BEAT_S:
                 beat = now
-                self.me.beat()
-                self.ledger.heartbeat(claim)
+                if not self._beat(claim):
+                    return None
             if self.stops and not told:
-                told, since = 1, now
-                if ours:
-                    process.send_signal(signal.SIGUSR1)
+                told, since = True, now
+                if self._is_ours(claim):
+                    process.send_signal(signal.SIGUSR1)  # it tells its ranks itself
                 else:
                     child.tell(process, signal.SIGTERM)
             late = told and now - since > self.options.grace
@@ -182,42 +247,54 @@ class Work:
                 killed = True
                 child.tell(process, signal.SIGKILL)
 
-    def _wait_for_other(self, claim: Claim) -> None:
-        """Wait while a process of an earlier worker still runs this cell, then give it back."""
-        while not self.stops:
-            with child.lock(self.plan.folder / LOCKS / f"{claim.cell}.lock") as held:
-                if held is not None:
-                    break
+    def _beat(self, claim: Claim) -> bool:
+        """Give signs of life; return whether the cell is still ours."""
+        try:
             self.me.beat()
-            time.sleep(0.5)
-        self.ledger.release(claim, "a process of an earlier worker still ran it")
+        except OSError as error:  # the cell is worth more than a sign; the ledger has another one
+            self._note(f"{self.me.path}: {error.strerror}")
+        return self.ledger.heartbeat(claim)
 
-    def _record(self, claim: Claim, code: int) -> None:
+    def _record(self, claim: Claim, code: int, log: str = "") -> None:
         """Read what became of a cell, and tell the ledger."""
-        log = child.tail(self.plan.log_of(claim.cell))
         folder = self.plan.folder_of(claim.cell)
         if code != 0:
             if self.options.retry_oom and not claim.words and child.ran_out_of_memory(log):
-                halved = _halved(folder)
+                halved = half_the_batch(folder)
                 if halved:
-                    self.ledger.release(claim, "out of memory; once more with half the batch", halved)
+                    # Anew: what was trained with the larger batch is not mixed with what the smaller one trains.
+                    set_aside(self.plan, folder)
+                    self.ledger.release(claim, "out of memory; once more with half the batch", halved, log)
                     return
             self._fail(claim, child.reason(code, folder, log), log)
             return
+        value: float | None = None
         try:
             outcome = read_outcome(folder)
-            if outcome.state == "pruned":
-                self.ledger.prune(claim, _or_none(outcome.result, self.plan.metric), "given up by the rule")
-            elif outcome.state == "finished":
-                self.ledger.finish(claim, metric_of(outcome.result, self.plan.metric))
-            else:
+            if outcome.state == "finished":
+                value = metric_of(outcome.result, self.plan.metric)
+            elif outcome.state != "pruned":
                 raise DataError(f"it ended without {folder / runs.RESULT}")
         except M2HError as error:
-            self._fail(claim, " ".join(str(error).split()), log)
+            self._fail(claim, _one_line(error), log)
+            return
+        if outcome.state == "pruned":
+            self.ledger.prune(claim, _or_none(outcome.result, self.plan.metric), "given up by the rule")
+        else:
+            self.ledger.finish(claim, value)  # type: ignore[arg-type]
 
     def _fail(self, claim: Claim, reason: str, log: str = "") -> None:
         self.failed += 1
         self.ledger.fail(claim, reason, log)
+
+
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Return the signals to handle: not a hang-up that nohup told this process to ignore."""
+    return [n for n in numbers if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _or_none(result: dict[str, object], metric: str) -> float | None:
@@ -225,20 +302,6 @@ def _or_none(result: dict[str, object], metric: str) -> float | None:
         return metric_of(result, metric)
     except M2HError:
         return None
-
-
-def _halved(folder: Path) -> list[str]:
-    """Return the words for half the batch and twice the accumulation; none where the batch cannot be halved."""
-    import yaml
-
-    try:
-        flat = runs.flatten(yaml.safe_load((folder / runs.CONFIG).read_text(encoding="utf-8")))
-        batch, steps = int(flat["data.batch_size"]), int(flat.get("trainer.accumulate_grad_batches") or 1)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return []
-    if batch < 2:
-        return []
-    return ["--data.batch_size", str(batch // 2), "--trainer.accumulate_grad_batches", str(2 * steps)]
 
 
 def work(plan: Plan, options: WorkerOptions) -> int:

@@ -13,7 +13,8 @@ from m2h_lightning.sweeps.arguments import add_sweep_arguments, planned, split
 from m2h_lightning.sweeps.cells import Cell
 from m2h_lightning.sweeps.check import checked
 from m2h_lightning.sweeps.child import CELL_VARIABLE
-from m2h_lightning.sweeps.plan import Plan, fit_words, merged
+from m2h_lightning.sweeps.merge import merged
+from m2h_lightning.sweeps.plan import Plan, fit_words
 from m2h_lightning.sweeps.status import read_status
 from m2h_lightning.sweeps.storage import shown_url
 

@@ -9,7 +9,7 @@ from m2h_lightning.errors import ConfigError
 from m2h_lightning.sweeps import provenance
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, add_worker_arguments, planned, split
 from m2h_lightning.sweeps.check import checked
-from m2h_lightning.sweeps.plan import merged
+from m2h_lightning.sweeps.merge import merged
 from m2h_lightning.sweeps.run import Run, RunOptions
 from m2h_lightning.sweeps.worker import WorkerOptions
 
@@ -31,6 +31,7 @@ def main(words: list[str]) -> int:
     _check_launcher(options)
     gpus = options.gpus_per_cell or (1 if options.launcher == "local" else None)
     plan = checked(merged(planned(options, extra)), gpus)
+    provenance.tell(plan)
     worker = WorkerOptions(grace=options.grace, retry_oom=options.retry_oom)
     if options.launcher == "slurm":
         from m2h_lightning.sweeps.slurm import SlurmOptions, launch

@@ -1,0 +1,305 @@
+"""Pictures of a sweep: scores over what was swept, accuracy against latency, the course of a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2h_lightning.errors import MissingExtraError
+from m2h_lightning.files import atomic
+from m2h_lightning.report.ablation import Measure, Variant, spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, which people who see few colours can tell apart; markers differ too."""
+
+MARKERS = "osD^vPX"
+_WIDTH, _DPI = 9.0, 110
+
+
+def need_matplotlib() -> None:
+    """Check that pictures can be made.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "pictures in a report (--no-plots leaves them out)") from error
+
+
+def _figure(panels: int, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """Return a figure of that many panels; made without pyplot, which would look for a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 2 if panels in (2, 4) else min(panels, columns)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(_WIDTH, height * rows + 0.5), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
+    for axis in axes:
+        axis.grid(True, color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Along what scores are drawn.
+
+    Args:
+        key: A number that was swept, by its dotted key; None draws variants side by side.
+        label: What stands below.
+        log: Whether it is drawn on a logarithmic scale.
+    """
+
+    key: str | None
+    label: str
+    log: bool = False
+
+
+def choose_axis(variants: Sequence[Variant], swept: Sequence[str]) -> Axis:
+    """Draw over the swept number with the most values; variants side by side where there is none."""
+
+    def numbers(key: str) -> set[float]:
+        values = [variant.values.get(key) for variant in variants]
+        plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        return {float(value) for value in values if value is not None} if plain else set()
+
+    best = max(swept, key=lambda key: len(numbers(key)), default=None)
+    if best is None or len(numbers(best)) < 3:
+        return Axis(None, "")
+    values = numbers(best)
+    return Axis(best, best.removeprefix("model."), min(values) > 0 and max(values) / min(values) >= 50)
+
+
+def plot_scores(
+    path: Path, variants: Sequence[Variant], baseline: Variant | None, measures: Sequence[Measure], swept: Sequence[str]
+) -> None:
+    """Draw each score over what was swept: means with 95 % intervals, and a dot for every seed.
+
+    Args:
+        path: The PNG.
+        variants: Those with a finished cell.
+        baseline: Drawn with a dashed line.
+        measures: One panel each.
+        swept: Keys that differ between variants.
+    """
+    axis = choose_axis(variants, swept)
+    long = axis.key is None
+    tall = 0.2 * len(variants) + 1.3 if long else 2.7
+    figure, panels = _figure(len(measures), tall)
+    lines = _lines(variants, swept, axis)
+    for number, (panel, measure) in enumerate(zip(panels, measures, strict=True)):
+        if baseline is not None and (middle := baseline.mean(measure)) is not None:
+            draw = panel.axvline if long else panel.axhline
+            draw(middle * measure.name.scale, color="#777777", linestyle="--", linewidth=1, zorder=1)
+        for index, (label, members) in enumerate(lines.items()):
+            _draw_line(panel, members, measure, axis, index, label)
+        if long:
+            panel.set_xlabel(measure.heading, fontsize=9)
+            panel.set_yticks(range(len(variants)))
+            first = number % (2 if len(measures) in (2, 4) else min(3, len(measures))) == 0
+            panel.set_yticklabels([variant.label for variant in variants] if first else [])
+            panel.set_ylim(len(variants) - 0.5, -0.5)
+            panel.grid(False, axis="y")
+        else:
+            panel.set_title(measure.heading, fontsize=9)
+            panel.set_xlabel(axis.label, fontsize=9)
+            values = sorted({float(v.values[axis.key]) for v in variants}) if axis.key else []
+            if axis.log:
+                panel.set_xscale("log")
+            elif len(values) <= 8:
+                panel.set_xticks(values)
+    if len(lines) > 1:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(lines)), fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _lines(variants: Sequence[Variant], swept: Sequence[str], axis: Axis) -> dict[str, list[Variant]]:
+    """Sort variants into lines: those that differ in the number below alone."""
+    if axis.key is None:
+        return {"": list(variants)}
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        others = [f"{key.removeprefix('model.')} {variant.values.get(key)}" for key in swept if key != axis.key]
+        found.setdefault(", ".join(others), []).append(variant)
+    return {name: sorted(members, key=lambda v: float(v.values[axis.key or ""])) for name, members in found.items()}
+
+
+def _draw_line(panel: Axes, members: Sequence[Variant], measure: Measure, axis: Axis, index: int, label: str) -> None:
+    """Draw one line, or the points of all variants; seeds are small dots beside."""
+    scale = measure.name.scale
+    points = []
+    for place, variant in enumerate(members):
+        found = spread(variant, measure)
+        if found is None:
+            continue
+        at = float(place) if axis.key is None else float(variant.values[axis.key])
+        points.append((at, found[0] * scale, 0.0 if math.isnan(found[1]) else found[1] * scale))
+        seeds = [value * scale for value in variant.scores(measure).values()]
+        dots = {"s": 9, "color": COLOURS[index % len(COLOURS)], "alpha": 0.45, "linewidths": 0, "zorder": 2}
+        pair = ([at + 0.25] * len(seeds), seeds) if axis.key is None else ([at] * len(seeds), seeds)
+        panel.scatter(*(reversed(pair) if axis.key is None else pair), **dots)  # type: ignore[arg-type]
+    if not points:
+        return
+    at, means, halves = (list(column) for column in zip(*points, strict=True))
+    style: dict[str, Any] = {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 5,
+        "capsize": 3,
+        "linewidth": 1.3,
+    }
+    if axis.key is None:
+        panel.errorbar(means, at, xerr=halves, linestyle="none", label=label, **style)
+    else:
+        panel.errorbar(at, means, yerr=halves, label=label, **style)
+
+
+def pareto(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[int]:
+    """Return the indices of points that no other one beats in both: lower latency and a better score.
+
+    Args:
+        points: Latency and score.
+        higher_is_better: Direction of the score.
+
+    Example:
+        >>> pareto([(1.0, 0.5), (2.0, 0.4), (3.0, 0.9)], True)
+        [0, 2]
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    return [
+        index
+        for index, (x, y) in enumerate(points)
+        if not any(a <= x and sign * b >= sign * y and (a < x or sign * b > sign * y) for a, b in points)
+    ]
+
+
+def plot_pareto(
+    path: Path,
+    variants: Sequence[Variant],
+    latency: Mapping[str, float],
+    measures: Sequence[Measure],
+    delta: Mapping[str, float],
+) -> None:
+    """Draw each headline, and Δm, against latency; the variants are numbered, the legend names them.
+
+    Args:
+        path: The PNG.
+        variants: Those with a latency.
+        latency: Median of one image in milliseconds, by label.
+        measures: One panel each.
+        delta: Δm in percent by label; empty draws no panel.
+    """
+    titles = [measure.heading for measure in measures] + (["Δm ↑ (%)"] if delta else [])
+    figure, panels = _figure(len(titles), 2.7)
+    for panel, title, measure in zip(panels, titles, [*measures, None][: len(titles)], strict=True):
+        points = []
+        for number, variant in enumerate(variants, 1):
+            value = delta.get(variant.label) if measure is None else variant.mean(measure)
+            if value is not None:
+                points.append((number, latency[variant.label], value * (measure.name.scale if measure else 1.0)))
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("latency p50, 1 image (ms)", fontsize=9)
+        panel.margins(0.15)
+        if not points:
+            continue
+        front = pareto([(x, y) for _, x, y in points], measure is None or measure.name.higher_is_better)
+        best = sorted((points[index][1], points[index][2]) for index in front)
+        panel.plot(*zip(*best, strict=True), color=COLOURS[1], linewidth=1.2, zorder=1)
+        for index, (_, x, y) in enumerate(points):
+            colour = COLOURS[1] if index in front else COLOURS[0]
+            panel.scatter([x], [y], s=26, color=colour, marker="D" if index in front else "o", zorder=2)
+    names = "\n".join(_wrapped([f"{number} {variant.label}" for number, variant in enumerate(variants, 1)]))
+    figure.supxlabel(f"{names}\norange diamonds: the front, which no other variant beats in both", fontsize=8)
+    figure.draw_without_rendering()
+    for panel, measure in zip(panels, [*measures, None][: len(titles)], strict=True):
+        values = [delta.get(v.label) if measure is None else v.mean(measure) for v in variants]
+        scale = measure.name.scale if measure else 1.0
+        _number(
+            panel,
+            [
+                (n, latency[v.label], y * scale)
+                for n, (v, y) in enumerate(zip(variants, values, strict=True), 1)
+                if y is not None
+            ],
+        )
+    _save(figure, path)
+
+
+def _wrapped(names: Sequence[str], width: int = 110) -> list[str]:
+    """Put names into lines of at most ``width`` characters."""
+    lines: list[str] = []
+    for name in names:
+        if lines and len(lines[-1]) + len(name) + 4 <= width:
+            lines[-1] += f"    {name}"
+        else:
+            lines.append(name)
+    return lines
+
+
+def _number(panel: Axes, points: Sequence[tuple[int, float, float]]) -> None:
+    """Write the numbers beside their points, each where no point and no other number is."""
+    taken = [tuple(panel.transData.transform((x, y))) for _, x, y in points]
+    for number, x, y in points:
+        px, py = panel.transData.transform((x, y))
+        ring = [
+            (r * math.cos(a), r * math.sin(a)) for r in (13, 21, 30, 40) for a in (0.8, 2.3, 3.9, 5.5, 0, 3.14, 1.57)
+        ]
+        room = [max(0.0, 11 - min(math.dist((px + dx, py + dy), other) for other in taken)) for dx, dy in ring]
+        dx, dy = ring[min(range(len(ring)), key=lambda index: (room[index], index))]
+        taken.append((px + dx, py + dy))
+        at = panel.transData.inverted().transform((px + dx, py + dy))
+        panel.text(*at, str(number), fontsize=8, ha="center", va="center", zorder=3)
+
+
+def plot_history(path: Path, values: Sequence[tuple[int, float]], metric: str, higher_is_better: bool) -> None:
+    """Draw the score of every run of a search in its order, and the best so far.
+
+    Args:
+        path: The PNG.
+        values: Number of the run, and its score.
+        metric: Name of the score.
+        higher_is_better: Its direction.
+    """
+    figure, (panel,) = _figure(1, 2.9)
+    ordered = sorted(values)
+    best, so_far = [], None
+    for _, value in ordered:
+        so_far = value if so_far is None else (max if higher_is_better else min)(so_far, value)
+        best.append(so_far)
+    panel.scatter(*zip(*ordered, strict=True), s=18, color=COLOURS[0], label="run", zorder=2)
+    panel.step([n for n, _ in ordered], best, where="post", color=COLOURS[1], label="best so far")
+    panel.set_xlabel("run of the search", fontsize=9)
+    panel.set_ylabel(f"{metric} {'↑' if higher_is_better else '↓'}", fontsize=9)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def plot_importance(path: Path, importance: Mapping[str, float]) -> None:
+    """Draw how much of the scores' spread each parameter explains, as shares between 0 and 1."""
+    figure, (panel,) = _figure(1, 0.32 * len(importance) + 1.0)
+    names = sorted(importance, key=lambda name: importance[name])
+    panel.barh(range(len(names)), [importance[name] for name in names], color=COLOURS[0])
+    panel.set_yticks(range(len(names)), names, fontsize=8)
+    panel.set_xlabel("importance (share; PED-ANOVA)", fontsize=9)
+    panel.set_xlim(0, 1)
+    _save(figure, path)

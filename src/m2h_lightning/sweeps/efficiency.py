@@ -1,0 +1,233 @@
+"""What the networks of a sweep cost: parameters, multiply–adds, latency and throughput, measured side by side.
+
+All networks are in one process and take turns, round by round, so that a machine that slows down slows all of them.
+Their weights are random: the speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from m2h_lightning.errors import DataError
+from m2h_lightning.runs import folder as runs
+
+if TYPE_CHECKING:
+    import torch
+
+    from m2h_lightning.network import M2HNet
+
+FORMAT = 1
+BATCH = 8
+"""Images at a time when throughput is measured."""
+
+ROUNDS, BATCH_ROUNDS, WARM_UP = 40, 6, 3
+
+_NO_INFLUENCE = {
+    "model": (
+        *("losses", "loss_weights", "balancing", "consistency", "optimizer", "schedule", "stages", "ema", "metrics"),
+        *("init_weights", "init_partial", "gradient_checkpointing"),
+    ),
+    "backbone": ("pretrained", "checkpoint", "freeze", "unfreeze", "lr_factor", "layer_decay", "drop_path"),
+    "data": ("batch_size", "eval_batch_size", "workers", "augment", "labels", "seed", "root", "render_workers"),
+}
+"""Keys that change nothing of how long the finished network takes; a key that is missing here costs time, no truth."""
+
+
+def network_hash(config: Path) -> str | None:
+    """Return a digest of what shapes the network of a run; None where there is no configuration.
+
+    Args:
+        config: Its ``config.yaml``.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    if not config.is_file():
+        return None
+    try:
+        tree = yaml.safe_load(config.read_text(encoding="utf-8"))
+        model = {key: value for key, value in tree["model"].items() if key not in _NO_INFLUENCE["model"]}
+        if isinstance(model.get("backbone"), dict):
+            model["backbone"] = {k: v for k, v in model["backbone"].items() if k not in _NO_INFLUENCE["backbone"]}
+        data = tree.get("data") or {}
+        settings = {k: v for k, v in (data.get("init_args") or {}).items() if k not in _NO_INFLUENCE["data"]}
+        return runs.config_hash({"model": model, "data": [data.get("class_path"), settings]})
+    except (OSError, ValueError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{config}: is damaged ({error}); restore it, or report with --no-measure") from error
+
+
+def machine() -> dict[str, Any]:
+    """Return where and with what is measured."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": gpu or _processor(),
+        "type": "cuda" if gpu else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "precision": "32 bit",
+        "batch": BATCH,
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def read_cache(path: Path) -> list[dict[str, Any]]:
+    """Return the measurements of earlier reports, newest first.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            return []  # measured again
+        found = [dict(entry) for entry in content["measurements"]]
+        return sorted(found, key=lambda entry: str(entry["date"]), reverse=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is damaged ({error}); remove it, it is measured again") from error
+
+
+def cached(path: Path, hashes: set[str], where: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the newest measurement that has all these networks, which were measured together.
+
+    Args:
+        path: The cache.
+        hashes: The networks.
+        where: The machine; None takes any.
+    """
+    for entry in read_cache(path):
+        if hashes <= set(entry["networks"]) and (where is None or entry["machine"] == where):
+            return entry
+    return None
+
+
+def efficiency(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the cost of some networks, measured now or taken from the cache of this machine.
+
+    Args:
+        path: The cache, written anew when something was measured.
+        configs: A ``config.yaml`` for each network by its hash.
+
+    Raises:
+        M2HError: A configuration cannot be built here.
+    """
+    where = machine()
+    known = cached(path, set(configs), where)
+    if known is not None:
+        return known
+    networks = measure({name: build(config) for name, config in configs.items()})
+    entry = {"date": runs.timestamp(), "machine": where, "networks": networks}
+    others = [old for old in read_cache(path) if old["machine"] != where]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_json(path, {"format": FORMAT, "measurements": [entry, *others]})
+    return entry
+
+
+def build(config: Path) -> tuple[M2HNet, tuple[int, int]]:
+    """Build the network of a run as its configuration says, with random weights; return it and its input's size.
+
+    Raises:
+        M2HError: The configuration is wrong, or needs what is not installed.
+    """
+    from m2h_lightning.commands.arguments import Arguments
+    from m2h_lightning.commands.summary import SummaryCLI
+    from m2h_lightning.commands.training import run_cli
+
+    made: list[tuple[M2HNet, tuple[int, int]]] = []
+
+    class Builder(SummaryCLI):
+        quiet = True
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            made.append((self.model.net, tuple(self.datamodule.crop)))
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_cli(Builder, Arguments.read("fit", ["--config", str(config)]))
+    if not made:
+        raise DataError(f"{config}: no network was built")
+    return made[0]
+
+
+def measure(nets: Mapping[str, tuple[M2HNet, tuple[int, int]]], rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
+    """Measure networks in turn, on the GPU where there is one.
+
+    Args:
+        nets: Network and size of its image in pixels, by name.
+        rounds: Forward passes of each network with one image.
+
+    Returns:
+        By name: ``parameters``, ``gmacs``, ``size``, ``latency_p50_ms`` and ``latency_p95_ms`` (one image),
+        ``images_per_s`` (``BATCH`` images at a time).
+    """
+    import torch
+
+    from m2h_lightning.network.summary import summarize, total
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found: dict[str, dict[str, Any]] = {}
+    for name, (net, size) in nets.items():
+        cost = total(summarize(net, size))
+        found[name] = {"parameters": cost.parameters, "gmacs": cost.gmacs, "size": list(size)}
+        net.to(device).eval()
+    with torch.inference_mode():
+        single = {name: _forward(net, 1, size, device) for name, (net, size) in nets.items()}
+        for name, times in _in_turn(single, rounds).items():
+            found[name]["latency_p50_ms"] = 1e3 * statistics.median(times)
+            found[name]["latency_p95_ms"] = 1e3 * statistics.quantiles(times, n=20, method="inclusive")[-1]
+        batch = {name: _forward(net, BATCH, size, device) for name, (net, size) in nets.items()}
+        for name, times in _in_turn(batch, max(2, min(rounds, BATCH_ROUNDS))).items():
+            found[name]["images_per_s"] = BATCH / statistics.median(times)
+    return found
+
+
+def _forward(net: M2HNet, batch: int, size: tuple[int, int], device: torch.device) -> Callable[[], float]:
+    """Return a function that runs the network once and returns the seconds it took."""
+    import torch
+
+    image = torch.rand(batch, 3, *size, device=device)
+
+    def run() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        net(image)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return run
+
+
+def _in_turn(functions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return the times of each function; every round begins with another one, so that none is always the first."""
+    names = list(functions)
+    for name in names:
+        for _ in range(WARM_UP):
+            functions[name]()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
+            times[name].append(functions[name]())
+    return times

@@ -1,0 +1,407 @@
+"""The report of a sweep: tables with intervals and tests, cost, pictures; as Markdown, CSV, JSON and PNG."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from m2h_lightning.errors import ConfigError, M2HError, did_you_mean
+from m2h_lightning.report import ablation, plots
+from m2h_lightning.report.ablation import Comparison, Measure, Reference, Variant
+from m2h_lightning.report.collect import Run, collect, differences
+from m2h_lightning.report.compare import Baselines
+from m2h_lightning.report.names import SUFFIXES, metric_key
+from m2h_lightning.runs import folder as runs
+from m2h_lightning.sweeps import efficiency, provenance
+from m2h_lightning.sweeps.cells import short_names
+from m2h_lightning.sweeps.parameters import SEED
+from m2h_lightning.sweeps.plan import Plan
+from m2h_lightning.sweeps.report_cells import Cells, Ledgered, read_cells, read_ledger, separate, swept_keys
+from m2h_lightning.sweeps.report_search import Trial, importance, trials_of
+
+TASKS = "model.tasks"
+CACHE = "efficiency.json"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows.
+
+    Args:
+        baseline: ``KEY=VALUE`` of the baseline; other parameters have the first value of the sweep file.
+        single: Single-task runs that Δm is counted over.
+        protocol: "pooled" or "per_image"; None is the heading protocol of the runs.
+        measure: Whether latency and throughput are measured now, where they are not known.
+        pictures: Whether pictures are drawn.
+        words: The words of the command, to be repeated.
+    """
+
+    baseline: tuple[str, ...] = ()
+    single: tuple[Path, ...] = ()
+    protocol: str | None = None
+    measure: bool = True
+    pictures: bool = True
+    words: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """All that a report says; see the functions that fill it.
+
+    Args:
+        plan: The sweep.
+        cells: Its cells.
+        protocol: The protocol of the scores.
+        measures: The columns.
+        variants: The rows: variants with a finished cell.
+        baseline: What the others are compared with; None where it has no finished cell, and for a search.
+        comparisons: The differences from it.
+        delta: Δm in percent by label.
+        delta_over: What Δm is counted over, in words.
+        trials: Finished runs of a search, best first.
+        cost: Cost of the network by label.
+        measured: When and where the cost was measured.
+        memory: Kind and mean of the peak memory of training in MB by label.
+        importance: Of the parameters of a search.
+        pictures: PNG by what it shows.
+        notes: Sentences below the tables.
+        warnings: What the cells do not have in common.
+        words: The words of the command.
+    """
+
+    plan: Plan
+    cells: Cells
+    protocol: str
+    measures: list[Measure]
+    variants: list[Variant]
+    baseline: Variant | None
+    words: tuple[str, ...]
+    comparisons: list[Comparison] = field(default_factory=list)
+    delta: dict[str, float] = field(default_factory=dict)
+    delta_over: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    cost: dict[str, dict[str, Any]] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, tuple[str, float]] = field(default_factory=dict)
+    importance: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def build(plan: Plan, options: ReportOptions) -> Report:
+    """Read a sweep and compare its variants.
+
+    Raises:
+        ConfigError: No cell is finished, or an option does not fit the sweep.
+        DataError: A file is damaged.
+    """
+    if options.pictures:
+        plots.need_matplotlib()  # before anything takes time
+    chosen = None if plan.searches else baseline_values(plan, options.baseline)
+    if plan.searches and options.baseline:
+        raise ConfigError("--baseline: a search has no variants with seeds; repeat its best runs with a grid")
+    ledger = read_ledger(plan)
+    cells = read_cells(plan, ledger)
+    baseline = next((v for v in cells.variants if chosen is not None and _matches(v, chosen)), None)
+    first = [*(baseline.done.values() if baseline else ()), *cells.done]
+    separate(cells, next((done.run for done in first if done.run is not None), None))
+    protocol, notes = _protocol(cells, options.protocol)
+    measures = ablation.find_measures(cells.done, protocol, plan.metric, plan.higher_is_better)
+    variants = [variant for variant in cells.variants if variant.done]
+    report = Report(plan, cells, protocol, measures, variants, baseline, options.words, notes=notes)
+    report.warnings = [*provenance.warnings(plan), *([ledger.warning] if ledger.warning else [])]
+    report.memory = {variant.label: found for variant in variants if (found := _memory(variant)) is not None}
+    if plan.searches:
+        _search(report, ledger)
+    else:
+        _compare(report, options, chosen or {})
+        _cost(report, options.measure)
+    return report
+
+
+def baseline_values(plan: Plan, given: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the baseline: the first ones of the sweep file, those given instead.
+
+    Raises:
+        ConfigError: A key or a value is none of the sweep.
+    """
+    swept = {p.name: p for p in plan.parameters.values() if p.swept and p.name != SEED}
+    chosen = {name: parameter.values[0] for name, parameter in swept.items()}
+    names = {short: name for name, short in short_names(list(swept)).items()} | {name: name for name in swept}
+    for text in given:
+        key, sign, word = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--baseline {text}: give KEY=VALUE, such as {next(iter(swept), 'key')}=…")
+        if key not in names:
+            known = ", ".join(swept) or "none"
+            raise ConfigError(f"--baseline {text}: the sweep does not vary {key}{did_you_mean(key, names)} ({known})")
+        try:
+            value = yaml.safe_load(word)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--baseline {text}: the value is not valid YAML") from error
+        parameter = swept[names[key]]
+        equal = [v for v in parameter.values if v == value and isinstance(v, bool) == isinstance(value, bool)]
+        if not equal:
+            known = ", ".join(map(str, parameter.values))
+            raise ConfigError(f"--baseline {text}: is none of the values of {parameter.name} ({known})")
+        chosen[parameter.name] = equal[0]
+    return chosen
+
+
+def _matches(variant: Variant, chosen: dict[str, Any]) -> bool:
+    return all(variant.values.get(key) == value for key, value in runs.flatten(chosen).items())
+
+
+def _protocol(cells: Cells, chosen: str | None) -> tuple[str, list[str]]:
+    if chosen is not None:
+        return chosen, []
+    headings = {done.run.protocol for done in cells.done if done.run is not None and done.run.protocol is not None}
+    if len(headings) == 1 and headings <= SUFFIXES.keys():
+        return str(headings.pop()), []
+    notes = ["The runs have different heading protocols; pooled scores are shown."] if len(headings) > 1 else []
+    return "pooled", notes
+
+
+def _memory(variant: Variant) -> tuple[str, float] | None:
+    """Return kind and mean over seeds of the peak memory of training: of the GPU where one was used."""
+    found = [done.result.get("peak_memory_mb") or {} for done in variant.done.values()]
+    for key, kind in (("device", "GPU"), ("host", "host")):
+        values = [float(peak[key]) for peak in found if isinstance(peak.get(key), int | float)]
+        if values and len(values) == len(found):
+            return kind, statistics.fmean(values)
+    return None
+
+
+# ── comparisons ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _compare(report: Report, options: ReportOptions, chosen: dict[str, Any]) -> None:
+    baseline = report.baseline
+    if baseline is None or not baseline.done:
+        words = ", ".join(f"{key} {value}" for key, value in chosen.items())
+        report.notes.append(
+            f"The baseline ({words}) has no finished cell yet: there are no differences; --baseline chooses another."
+        )
+        report.baseline = baseline = None
+    else:
+        report.comparisons = ablation.compare_all(report.variants, baseline, report.measures)
+        if len(report.variants) == 1:
+            report.notes.append("There is one variant, so nothing to compare.")
+    references = _references(report, options.single, baseline)
+    report.delta, notes = ablation.deltas(report.variants, references, report.measures)
+    report.notes += notes
+    if report.delta:
+        names = list(dict.fromkeys(references[label].name for label in report.delta))
+        report.delta_over = "; ".join(names)
+
+
+def _references(report: Report, single: Sequence[Path], baseline: Variant | None) -> dict[str, Reference]:
+    """Return what each variant's Δm is counted over: given single-task runs, those of the sweep, else the baseline."""
+    if single:
+        reference = _given(report, single)
+        return {variant.label: reference for variant in report.variants}
+    own = _own_singles(report)
+    if own:
+        return own
+    if baseline is None or not any(measure.headline for measure in report.measures):
+        return {}
+    reference = Reference(f"the baseline ({baseline.label})", ablation.means_of(baseline, report.measures))
+    return {v.label: reference for v in report.variants if v.tasks == baseline.tasks and v is not baseline}
+
+
+def _given(report: Report, single: Sequence[Path]) -> Reference:
+    found, _ = collect(single)
+    baselines = Baselines.of(found)
+    for run in found:
+        if report.cells.conditions is None or run.conditions is None:
+            raise ConfigError(f"--single {run.path}: how it, or the sweep, was scored is not known")
+        if differing := differences(run.conditions, report.cells.conditions):
+            raise ConfigError(
+                f"--single {run.path}: is not comparable with the sweep; this / it: {'; '.join(differing)}"
+            )
+    means = {}
+    for measure in report.measures:
+        if measure.headline and measure.task in baselines.runs:
+            key = measure.id.partition("/")[2]
+            value = baselines.value(measure.task, key.removesuffix(SUFFIXES[report.protocol] or "\0"), report.protocol)
+            if value is not None:
+                means[measure.id] = value
+    _tell_backbones(report, found)
+    return Reference(f"the single-task runs {', '.join(run.name for run in found)}", means)
+
+
+def _tell_backbones(report: Report, singles: Sequence[Run]) -> None:
+    theirs = {str((run.backbone or {}).get("name")) for run in singles}
+    ours = {str((done.run.backbone or {}).get("name")) for done in report.cells.done if done.run is not None}
+    if ours - theirs:
+        report.notes.append(
+            f"Δm: the single-task runs have the backbone {', '.join(sorted(theirs))}, cells of the sweep "
+            f"{', '.join(sorted(ours))}."
+        )
+
+
+def _own_singles(report: Report) -> dict[str, Reference]:
+    """Return, for each variant of several tasks, the sweep's own cells of its single tasks with all else equal."""
+    singles = {}
+    for variant in report.variants:
+        if len(variant.tasks) == 1:
+            singles[variant.tasks[0], _rest(variant)] = variant
+    found = {}
+    for variant in report.variants:
+        own = [singles.get((task, _rest(variant))) for task in variant.tasks]
+        if len(variant.tasks) > 1 and all(one is not None for one in own):
+            means: dict[str, float] = {}
+            for one in own:
+                if one is not None:
+                    means |= ablation.means_of(one, report.measures)
+            found[variant.label] = Reference("the single-task cells of this sweep", means)
+    return found
+
+
+def _rest(variant: Variant) -> str:
+    return str(sorted((key, str(value)) for key, value in variant.values.items() if key != TASKS))
+
+
+# ── cost ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _cost(report: Report, measure: bool) -> None:
+    """Add what the networks cost; equal networks share one measurement."""
+    configs: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
+    for variant in report.variants:
+        config = report.plan.folder_of(next(iter(variant.done.values())).cell) / runs.CONFIG
+        name = efficiency.network_hash(config)
+        if name is not None:
+            hashes[variant.label] = name
+            configs.setdefault(name, config)
+    if not configs:
+        report.notes.append("The cost of the networks is not known: the cells have no config.yaml.")
+        return
+    path = report.plan.folder / "report" / CACHE
+    try:
+        found = efficiency.efficiency(path, configs) if measure else efficiency.cached(path, set(configs), None)
+    except M2HError as error:
+        report.notes.append(f"The cost of the networks could not be measured: {error}")
+        return
+    if found is None:
+        report.notes.append("The cost of the networks was not measured (--no-measure).")
+        return
+    batch = found["machine"]["batch"]
+    report.cost = {label: {**found["networks"][name], "batch": batch} for label, name in hashes.items()}
+    report.measured = {"date": found["date"], **found["machine"], "networks": len(configs)}
+
+
+# ── searches and pictures ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _search(report: Report, ledger: Ledgered) -> None:
+    report.trials = trials_of(report.plan, report.cells)
+    report.importance, sentence = importance(ledger)
+    report.notes += [sentence] if sentence else []
+
+
+def draw(report: Report, base: Path) -> None:
+    """Draw the pictures of a report beside its files, and note their names.
+
+    Args:
+        report: The report.
+        base: Path of its files without an ending.
+    """
+
+    def place(kind: str) -> Path:
+        report.pictures[kind] = f"{base.name}-{kind}.png"
+        return base.with_name(report.pictures[kind])
+
+    if report.plan.searches:
+        metric, higher = report.plan.metric, report.plan.higher_is_better
+        plots.plot_history(place("history"), [(t.number, t.value) for t in report.trials], metric, higher)
+        if report.importance:
+            plots.plot_importance(place("importance"), report.importance)
+        return
+    swept = swept_keys([variant.values for variant in report.variants])
+    plots.plot_scores(place("scores"), report.variants, report.baseline, report.measures, swept)
+    timed = [variant for variant in report.variants if variant.label in report.cost]
+    headlines = [measure for measure in report.measures if measure.headline]
+    if not timed or not headlines:
+        return
+    if report.measured["networks"] < 2:
+        report.notes.append("All variants have the same network, so there is no trade of accuracy against latency.")
+        return
+    delta = dict(report.delta)
+    if report.baseline is not None and delta and report.delta_over.startswith("the baseline"):
+        delta[report.baseline.label] = 0.0
+    latency = {variant.label: report.cost[variant.label]["latency_p50_ms"] for variant in timed}
+    plots.plot_pareto(place("pareto"), timed, latency, headlines, delta)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return a report with the scores of every seed: all tables can be made anew from it."""
+    plan = report.plan
+    some = report.cells.done[0].result
+    return {
+        "kind": KIND,
+        "time": runs.timestamp(),
+        "command": ["m2h", "sweep", "report", *report.words],
+        "sweep": {
+            **{key: getattr(plan, key) for key in ("name", "file", "experiment", "method", "metric", "words", "made")},
+            "goal": "maximize" if plan.higher_is_better else "minimize",
+            "parameters": {name: dataclasses.asdict(p) for name, p in plan.parameters.items()},
+            "cells": report.cells.planned,
+            "finished": len(report.cells.done),
+        },
+        "provenance": {key: some.get(key) for key in ("git", "versions", "device", "data", "evaluation", "time")},
+        "warnings": report.warnings,
+        "protocol": report.protocol,
+        "columns": [
+            {"id": m.id, "title": m.title, "unit": m.name.unit, "higher_is_better": m.name.higher_is_better}
+            for m in report.measures
+        ],
+        "baseline": report.baseline.label if report.baseline else None,
+        "variants": [_variant_json(report, variant) for variant in report.variants],
+        "comparisons": [
+            {"variant": c.label, "column": c.measure.id, "mean": c.gap.mean, "half_width_95": c.gap.half, "n": c.gap.n}
+            | {"p": c.gap.p, "p_holm": c.p, "verdict": c.verdict}
+            for c in report.comparisons
+        ],
+        "delta_m_over": report.delta_over or None,
+        "efficiency": report.measured or None,
+        "trials": [
+            {"cell": t.done.cell, "number": t.number, "values": t.variant.values, "score": t.value}
+            for t in report.trials
+        ],
+        "importance": report.importance,
+        "missing": [dataclasses.asdict(missing) for missing in report.cells.missing],
+        "notes": report.notes,
+    }
+
+
+KIND = "report of m2h sweep"
+
+
+def _variant_json(report: Report, variant: Variant) -> dict[str, Any]:
+    statistic = {}
+    for measure in report.measures:
+        found = ablation.spread(variant, measure)
+        if found is not None:
+            half = None if math.isnan(found[1]) else found[1]
+            statistic[measure.id] = {"mean": found[0], "half_width_95": half, "n": found[2]}
+    return {
+        "label": variant.label,
+        "values": variant.values,
+        "planned_seeds": variant.planned,
+        "cells": {seed: done.cell for seed, done in variant.done.items()},
+        "scores": {measure.id: variant.scores(measure) for measure in report.measures},
+        "statistics": statistic,
+        "delta_m": report.delta.get(variant.label),
+        "efficiency": report.cost.get(variant.label),
+        "peak_memory_mb": report.memory.get(variant.label),
+    }
