@@ -1,4 +1,4 @@
-"""A real SLURM of one node: its own munged, slurmctld and slurmd, with files and ports of their own, ended at the end."""
+"""A real SLURM of one node: its own munged, slurmctld and slurmd, with files and ports of their own."""
 
 from __future__ import annotations
 

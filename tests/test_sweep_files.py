@@ -353,7 +353,7 @@ def test_every_file_has_a_target(make, path):
 
 @needs_make
 def test_make_passes_everything_on(make):
-    done, calls = make(
+    _, calls = make(
         "sweep-window-size", "EXPERIMENT=experiments/rooms.yaml", "DATA=/data", "WORKERS=2", "SEEDS=0,1",
         "ARGS=--retry-oom -- --trainer.max_epochs 1", "SWEEP_NAME=mine", "LAUNCHER=local",
     )  # fmt: skip

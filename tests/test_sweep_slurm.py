@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import slurm_cluster
-from cli_helpers import TINY, m2h, process_environment
+from cli_helpers import TINY, m2h
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.sweeps import slurm_job
 from m2h_lightning.sweeps.ledger import Ledger
 from m2h_lightning.sweeps.plan import Plan, load_plan
 from m2h_lightning.sweeps.slurm import SlurmOptions, directives, queued_cells, script
+from m2h_lightning.sweeps.workers import read_workers
 
 CELL = """\
 import json, os, signal, sys, time
@@ -327,8 +328,9 @@ def test_a_killed_worker_gives_its_cell_to_the_next_submission(
     cluster.wait_until(lambda: (place / "starts-0").exists(), 30, "the first cell starts")
     assert run() == 0  # while the first submission is in the queue: one runs, three are queued
     assert "nothing to submit: 1 running, 3 queued" in capsys.readouterr().out
-    cluster.call("scancel", "--user=root", "-s", "KILL", "--full")
-    cluster.call("scancel", "--user=root")
+    cluster.call("scancel", "--user=root", "--state=PENDING")
+    (worker,) = read_workers(place / "runs/fake")
+    os.kill(worker.pid, signal.SIGKILL)
     cluster.wait_idle()
     assert states(place)[cell_of(place, 0)] == "running"  # nobody could say so
     (place / "hold").unlink()
@@ -347,21 +349,20 @@ def test_a_training_is_requeued_before_its_time_is_up_and_goes_on(
     words = words.replace("{x: {values: [0, 1, 2, 3]}}", "{seed_everything: {value: 3}}")
     words = words.replace("cell.py", "-m, m2h_lightning, fit, --config, tiny.yaml")
     (place / "real.yaml").write_text(words)
-    for name, value in process_environment(place / "cache").items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the data module is
     assert m2h("sweep", "run", "real.yaml", "--launcher", "slurm") == 0
     plan = load_plan(place / "runs/real")
     folder = plan.folder_of(plan.cells[0].id)
     log = plan.log_of(plan.cells[0].id)
     # The moment: an epoch is through, and many are left.
-    cluster.wait_until(lambda: list(folder.glob("checkpoints/*.ckpt")), 90, "training is under way")
+    cluster.wait_until(lambda: list(folder.glob("checkpoints/*.ckpt")), 180, "training is under way")
     assert not (folder / "result.json").exists(), "training was over before it could be interrupted"
     job = cluster.jobs()[0].split()[0]
     cluster.call("scancel", "--batch", "--signal=USR1", job)  # what SLURM does before the end of the time
     cluster.wait_until(lambda: "PENDING" in str(cluster.jobs()), 60, f"the job is back in the queue\n{log.read_text()}")
     attempts = Ledger(plan).entries()[0]
     assert attempts.state == "waiting" and not (folder / "result.json").exists()
-    cluster.wait_idle(120)
+    cluster.wait_idle(180)
     entry = Ledger(plan).entries()[0]
     assert (entry.state, entry.attempts) == ("done", 2), (entry, log.read_text())
     assert entry.owner["slurm"]["restart"] == "1"
@@ -369,3 +370,63 @@ def test_a_training_is_requeued_before_its_time_is_up_and_goes_on(
     assert "--run.resume" in log.read_text()
     jobs = "".join(path.read_text() for path in (plan.folder / "logs").glob("slurm-*.log"))
     assert f"requeued job {job}" in jobs
+
+
+# ── agents and proxy ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_script_of_wandb_agents_hides_the_launcher(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(place, monkeypatch, "python", f'echo "$@" > {place}/words; env > {place}/env')
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setenv("RUNS", "2")
+    path = Path(__file__).parents[1] / "sweeps" / "slurm" / "wandb_agent.sbatch"
+    subprocess.run(["bash", str(path), "me/project/abc"], check=True)
+    assert (place / "words").read_text().split() == ["-m", "wandb", "agent", "--count", "2", "me/project/abc"]
+    names = {line.partition("=")[0] for line in (place / "env").read_text().splitlines()}
+    assert "SLURM_JOB_ID" in names and not names & {"SLURM_NTASKS", "SLURM_PROCID"}
+    assert subprocess.run(["bash", str(path)], capture_output=True).returncode != 0
+
+
+def test_workers_share_a_ledger_through_the_proxy(place: Path, plan: Plan) -> None:
+    pytest.importorskip("grpc")
+    (place / "mended").touch()
+    plan.save()
+    Ledger(plan).enroll()
+    sweep = [sys.executable, "-u", "-m", "m2h_lightning", "sweep"]
+    proxy = subprocess.Popen([*sweep, "proxy", plan.folder, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert proxy.stdout is not None
+        line = proxy.stdout.readline()
+        url = line.split()[-1]
+        assert url.startswith("grpc://localhost:"), line
+        taken = subprocess.run(
+            [*sweep, "proxy", plan.folder, "--port", url.rpartition(":")[2]], capture_output=True, text=True
+        )
+        assert taken.returncode == 2 and "it is taken" in taken.stderr.strip().splitlines()[-1]
+        workers = [subprocess.Popen([*sweep, "worker", plan.folder, "--storage", url]) for _ in range(2)]
+        assert [worker.wait(120) for worker in workers] == [0, 0]
+        proxy.send_signal(signal.SIGINT)
+        assert proxy.wait(20) == 130
+    finally:
+        proxy.kill()
+        proxy.wait()
+    assert [(place / f"starts-{x}").read_text().count("start") for x in range(4)] == [1, 1, 1, 1]
+    assert set(states(place).values()) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--storage", "sqlite:///x.db"], "SQLite"),
+        (["--storage", "grpc://a:1"], "a proxy already"),
+        ([], "give the folder"),
+        (["--storage", "journal:x", "--port", "70000"], "no port"),
+    ],
+)
+def test_a_ledger_that_no_proxy_can_serve(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert m2h("sweep", "proxy", *words) == 2
+    assert says in capsys.readouterr().err.strip().splitlines()[-1]

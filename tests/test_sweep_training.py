@@ -1,4 +1,4 @@
-"""A training run under a sweep: stopped by a signal it goes on bit for bit, and it reports and is given up by a study."""
+"""A run under a sweep: stopped by a signal it goes on bit for bit; it reports to a study, which may give it up."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Tell(Callback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
     def setup(self, trainer, pl_module, stage):
-        self._at(f"setup {stage}", trainer)
+        self._at("setup", trainer)
 
     def on_train_start(self, trainer, pl_module):
         self._at("train", trainer)
@@ -163,7 +163,7 @@ def test_accumulated_gradients_are_waited_for(stop):
 def test_before_training_there_is_nothing_to_keep(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "tiny.yaml", CONFIG)
-    write(tmp_path / "tell", "setup fit")
+    write(tmp_path / "tell", "setup")
     assert m2h("fit", "--config", "tiny.yaml", "--run.id", "run") == STOPPED
     assert "before the first checkpoint; start anew" in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "runs/tiny/run").glob("checkpoints/*"))

@@ -633,8 +633,6 @@ def test_warns_when_the_code_now_is_not_that_of_finished_cells(
     (line,) = provenance.warnings(plan, now=True)
     assert line.startswith("the code is at 3333333333 now, but finished cells ran at 1111111111 (2 cells)")
     assert provenance.warnings(plan) == []
-    assert m2h("sweep", "run", "fake.yaml", "--seeds", "0,1") == 0  # other cells: both finished ones are kept
-    assert "warning: the code is at 3333333333 now" not in capsys.readouterr().err
     assert m2h("sweep", "run", "fake.yaml") == 0
     assert "warning: the code is at 3333333333 now" in capsys.readouterr().err
     monkeypatch.setattr(provenance.runs, "versions", lambda: {"torch": "2.7.0"})

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from m2h_lightning.errors import DataError, M2HError
 from m2h_lightning.runs.outcome import metric_of, read_outcome
@@ -109,7 +109,7 @@ class Ledger:
         self.plan = plan
         self._raw: Any = open_storage(plan.storage, plan.folder)
         name = shown_url(absolute_url(plan.storage, plan.folder)).removeprefix("journal:")
-        self._storage: Any = Patient(self._raw, name, patience, stop)  # stands for a BaseStorage
+        self._storage = cast(Any, Patient(self._raw, name, patience, stop))  # stands for a BaseStorage
         self._beats = is_heartbeat_enabled(self._raw)
         self._beaten, self._beating = 0.0, -1
         direction: Literal["minimize", "maximize"] = "maximize" if plan.higher_is_better else "minimize"

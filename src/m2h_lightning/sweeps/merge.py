@@ -36,11 +36,12 @@ def merged(plan: Plan) -> Plan:
                 "--name, or move the folder away"
             )
     for name, parameter in plan.parameters.items():
-        choices, earlier = list(parameter.values), list(before.parameters[name].values) if name in before.parameters else []
+        choices = list(parameter.values)
+        earlier = list(before.parameters[name].values) if name in before.parameters else []
         if plan.searches and choices != earlier:
             raise ConfigError(
-                f"{plan.folder} holds a search with {name} among {earlier}, now it is among {choices}: a search keeps its "
-                "choices; give another --name, or move the folder away"
+                f"{plan.folder} holds a search with {name} among {earlier}, now it is among {choices}: a search "
+                "keeps its choices; give another --name, or move the folder away"
             )
     cells = _with_names_of(before, plan.cells)
     names = {cell.id for cell in cells}

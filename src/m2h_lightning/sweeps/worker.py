@@ -309,19 +309,20 @@ def work(plan: Plan, options: WorkerOptions) -> int:
     return Work(plan, options).run()
 
 
-def command(folder: Path, options: WorkerOptions) -> list[str]:
+def command(plan: Plan, options: WorkerOptions) -> list[str]:
     """Return the words that start a worker as a process of its own."""
-    words = [sys.executable, "-m", "m2h_lightning", "sweep", "worker", str(folder), "--grace", str(options.grace)]
+    words = [sys.executable, "-m", "m2h_lightning", "sweep", "worker", str(plan.folder), "--grace", str(options.grace)]
     for name, value in (("--cell", options.only), ("--gpus", options.gpus), ("--threads", options.threads)):
         if value is not None:
             words += [name, str(value)]
     return [*words, "--retry-oom"] if options.retry_oom else words
 
 
-def start(folder: Path, options: WorkerOptions) -> subprocess.Popen[bytes]:
+def start(plan: Plan, options: WorkerOptions) -> subprocess.Popen[bytes]:
     """Start a worker that stops when this process ends, however it ends."""
     return subprocess.Popen(
-        command(folder, options),
+        command(plan, options),
+        stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches this process alone, which tells its workers
         preexec_fn=child.dies_with_parent(signal.SIGTERM, os.getpid()),
     )

@@ -8,7 +8,7 @@ import sys
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.sweeps import cost
+from m2h_lightning.sweeps import cost, provenance
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, planned, split
 from m2h_lightning.sweeps.cells import Cell
 from m2h_lightning.sweeps.check import checked
@@ -36,6 +36,7 @@ def main(words: list[str]) -> int:
     own, extra = split(words)
     options = parser.parse_args(own)
     plan = checked(merged(planned(options, extra)))
+    provenance.tell(plan)
     if options.commands and plan.searches:
         raise ConfigError(f"--commands: {plan.file} is a search, whose values are drawn when a run starts")
     if options.probe and (plan.searches or fit_words(plan.cells[0].command) is None):

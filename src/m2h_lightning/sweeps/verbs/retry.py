@@ -24,8 +24,9 @@ def main(words: list[str]) -> int:
     parser.add_argument("cells", nargs="*", metavar="CELL", help="ids of cells (default: all that failed)")
     parser.add_argument("--experiment", help="experiment file, where the sweep is named by its file")
     parser.add_argument("--root", default="runs", help="folder of all runs, where the sweep is named by its file")
+    parser.add_argument("--name", help="name of the sweep's folder, where it is not the file's and the experiment's")
     options = parser.parse_args(words)
-    plan = existing(options.place, options.experiment, options.root)
+    plan = existing(options.place, options.experiment, options.root, options.name)
     _check(plan, options.cells)
     states = {entry.cell: entry.state for entry in read_entries(plan)}
     asked = options.cells or list(states)

@@ -31,10 +31,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("place", type=Path, metavar="FOLDER|FILE", help="the sweep's folder, or its file")
     parser.add_argument("--experiment", help="experiment file, where the sweep is named by its file")
     parser.add_argument("--root", default="runs", help="folder of all runs, where the sweep is named by its file")
+    parser.add_argument("--name", help="name of the sweep's folder, where it is not the file's and the experiment's")
     parser.add_argument("--cells", action="store_true", help="a line for every cell")
     parser.add_argument("--json", action="store_true", help="all that is known, as JSON")
     options = parser.parse_args(words)
-    plan = existing(options.place, options.experiment, options.root)
+    plan = existing(options.place, options.experiment, options.root, options.name)
     status = read_status(plan)
     reader = Reader(plan.metric)
     progress = {entry.cell: reader.read(plan.folder_of(entry.cell)) for entry in status.of("running")}
