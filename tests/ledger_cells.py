@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,10 @@ from cli_helpers import process_environment
 
 from m2h_lightning.sweeps.file import read_sweep
 from m2h_lightning.sweeps.plan import Plan, Request, make_plan
+
+CACHE = Path(tempfile.mkdtemp(prefix="m2h-cache-"))
+"""Compiled modules, for all processes of a test session."""
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 CELL = '''
 import fcntl, json, os, sys, time
@@ -95,7 +102,7 @@ def sweep(place: Path, *words: object, env: dict[str, str] | None = None, **opti
     return subprocess.Popen(
         [sys.executable, "-m", "m2h_lightning", "sweep", *map(str, words)],
         cwd=place,
-        env={**process_environment(place / "cache"), **(env or {})},
+        env={**process_environment(CACHE), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import TINY, process_environment, write
-from ledger_cells import events, plan_of, processes_of, python_cells, sweep, sweep_file
+from ledger_cells import CACHE, events, plan_of, processes_of, python_cells, sweep, sweep_file
 
 from m2h_lightning.sweeps.ledger import Ledger
 from m2h_lightning.sweeps.workers import alive, read_workers
@@ -148,7 +148,7 @@ def test_training_killed_with_its_worker_goes_on_and_ends_as_if_nothing_was(tmp_
         file.write_text(json.dumps(content))
         plan = plan_of(file, tmp_path / "runs", name=name)
         folder = plan.folder_of(plan.cells[0].id)
-        env = process_environment(tmp_path / "cache")
+        env = process_environment(CACHE)
         if name == "killed":
             worker = sweep(tmp_path, "worker", plan.folder, env=env)
             wait_until(lambda f=folder: list((f / "checkpoints").glob("*.ckpt")), 120)

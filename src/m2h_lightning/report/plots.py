@@ -159,7 +159,7 @@ def _draw_line(panel: Axes, members: Sequence[Variant], measure: Measure, axis: 
         panel.scatter(*(reversed(pair) if axis.key is None else pair), **dots)  # type: ignore[arg-type]
     if not points:
         return
-    at, means, halves = (list(column) for column in zip(*points, strict=True))
+    places, means, halves = (list(column) for column in zip(*points, strict=True))
     style: dict[str, Any] = {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -168,9 +168,9 @@ def _draw_line(panel: Axes, members: Sequence[Variant], measure: Measure, axis: 
         "linewidth": 1.3,
     }
     if axis.key is None:
-        panel.errorbar(means, at, xerr=halves, linestyle="none", label=label, **style)
+        panel.errorbar(means, places, xerr=halves, linestyle="none", label=label, **style)
     else:
-        panel.errorbar(at, means, yerr=halves, label=label, **style)
+        panel.errorbar(places, means, yerr=halves, label=label, **style)
 
 
 def pareto(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[int]:
@@ -267,7 +267,7 @@ def _number(panel: Axes, points: Sequence[tuple[int, float, float]]) -> None:
         dx, dy = ring[min(range(len(ring)), key=lambda index: (room[index], index))]
         taken.append((px + dx, py + dy))
         at = panel.transData.inverted().transform((px + dx, py + dy))
-        panel.text(*at, str(number), fontsize=8, ha="center", va="center", zorder=3)
+        panel.text(at[0], at[1], str(number), fontsize=8, ha="center", va="center", zorder=3)
 
 
 def plot_history(path: Path, values: Sequence[tuple[int, float]], metric: str, higher_is_better: bool) -> None:
@@ -285,11 +285,11 @@ def plot_history(path: Path, values: Sequence[tuple[int, float]], metric: str, h
     for _, value in ordered:
         so_far = value if so_far is None else (max if higher_is_better else min)(so_far, value)
         best.append(so_far)
-    panel.scatter(*zip(*ordered, strict=True), s=18, color=COLOURS[0], label="run", zorder=2)
+    panel.scatter([n for n, _ in ordered], [v for _, v in ordered], s=18, color=COLOURS[0], label="run", zorder=2)
     panel.step([n for n, _ in ordered], best, where="post", color=COLOURS[1], label="best so far")
     panel.set_xlabel("run of the search", fontsize=9)
     panel.set_ylabel(f"{metric} {'↑' if higher_is_better else '↓'}", fontsize=9)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     panel.legend(fontsize=8, frameon=False)
     _save(figure, path)
 

@@ -168,7 +168,7 @@ class AgentWandbLogger(WandbLogger):
                 self._wandb_init.pop(key, None)
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:  # type: ignore[override]
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Log what the sweep has not set; what differs from it is logged too, so that W&B says so."""
         known = dict(self.experiment.config)
         flat = vars(params) if isinstance(params, Namespace) else params

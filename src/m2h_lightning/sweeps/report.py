@@ -17,7 +17,7 @@ from m2h_lightning.report import ablation, plots
 from m2h_lightning.report.ablation import Comparison, Measure, Reference, Variant
 from m2h_lightning.report.collect import Run, collect, differences
 from m2h_lightning.report.compare import Baselines
-from m2h_lightning.report.names import SUFFIXES, metric_key
+from m2h_lightning.report.names import SUFFIXES
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.sweeps import efficiency, provenance
 from m2h_lightning.sweeps.cells import short_names

@@ -7,7 +7,9 @@ import io
 import json
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.report.ablation_text import conclusions, cost_table, difference_table, grid, score_table
@@ -159,7 +161,7 @@ def _where(report: Report) -> str:
     return f"{text}; protocol: {protocol}. This report: {runs.timestamp()[:10]}."
 
 
-def _device(result: dict) -> str:  # type: ignore[type-arg]
+def _device(result: Mapping[str, Any]) -> str:
     device = result["device"]
     threads = device.get("threads")
     count = device.get("processes", 1)
