@@ -22,7 +22,7 @@ CACHE = Path(tempfile.mkdtemp(prefix="m2h-cache-"))
 """Compiled modules, for all processes of a test session."""
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
-CELL = '''
+CELL = """
 import fcntl, json, os, sys, time
 folder = os.environ["M2H_CELL"]
 root, cell = os.path.split(folder)
@@ -52,7 +52,7 @@ if os.path.exists(result):
     note("again")
 os.replace(result + ".tmp", result)
 note("end")
-'''
+"""
 
 SHELL = (
     'n="$(basename "$M2H_CELL")"; d="$(dirname "$M2H_CELL")"; echo "start $n $$" >> "$d/events"; '

@@ -363,7 +363,9 @@ def test_a_ledger_out_of_reach_is_given_up_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ledger._raw, "_sync_with_backend", full)
     began = time.monotonic()
-    with pytest.raises(DataError, match="ledger.journal: the ledger cannot be reached .No space left on device.") as error:
+    with pytest.raises(
+        DataError, match="ledger.journal: the ledger cannot be reached .No space left on device."
+    ) as error:
         ledger.entries()
     assert 0.1 < time.monotonic() - began < 5
     assert "\n" not in str(error.value)

@@ -344,7 +344,7 @@ def test_a_killed_worker_gives_its_cell_to_the_next_submission(
 def test_a_training_is_requeued_before_its_time_is_up_and_goes_on(
     cluster: slurm_cluster.Cluster, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (place / "tiny.yaml").write_text(TINY.replace("max_epochs: 1", "max_epochs: 40").replace("train: 4", "train: 8"))
+    (place / "tiny.yaml").write_text(TINY.replace("max_epochs: 1", "max_epochs: 12").replace("train: 4", "train: 8"))
     words = SWEEP.replace("name: fake", "name: real").replace("test/score", "val/score")
     words = words.replace("{x: {values: [0, 1, 2, 3]}}", "{seed_everything: {value: 3}}")
     words = words.replace("cell.py", "-m, m2h_lightning, fit, --config, tiny.yaml")

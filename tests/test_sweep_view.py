@@ -404,7 +404,7 @@ def test_status_of_done_failed_and_waiting(place: Path, capsys: pytest.CaptureFi
     assert failed["reason"] == "exit code 1: it is [red]broken[/red]"
     assert "first line" in failed["log"] and Path(failed["log_file"]).is_file()
     assert failed["command"] == [sys.executable, "cell.py", "--model.x=2"]
-    assert m2h("sweep", "status", "fake.yaml", "--cells") == 0
+    assert m2h("sweep", "status", "fake.yaml", "--cells", "--name", "fake") == 0
     text = capsys.readouterr().out
     assert "cells    3: 2 done, 1 failed" in text
     assert "    | it is [red]broken[/red]" in text
@@ -518,6 +518,23 @@ def test_failed_cells_run_again_after_retry_alone(place: Path, capsys: pytest.Ca
     assert "no cell failed" in capsys.readouterr().out
     assert m2h("sweep", "retry", "runs/fake", one[:-1] + "x") == 2
     assert f"did you mean '{one}'?" in capsys.readouterr().err
+
+
+def test_a_cell_whose_result_was_removed_runs_again_after_retry(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(place)
+    one = plan.cells[0].id
+    assert m2h("sweep", "run", "fake.yaml") == 0
+    (plan.folder_of(one) / "result.json").unlink()
+    capsys.readouterr()
+    assert m2h("sweep", "status", "runs/fake") == 0
+    assert f"{one}: done by the ledger, but its result.json is gone" in capsys.readouterr().out
+    assert m2h("sweep", "retry", "runs/fake") == 0
+    assert f"{one} waits again" in capsys.readouterr().out
+    assert m2h("sweep", "run", "fake.yaml") == 0
+    assert (plan.folder_of(one) / "result.json").is_file()
+    assert [cell["attempts"] for cell in status_of(capsys)["cells"]] == [2, 1, 1]
 
 
 def test_the_command_that_goes_on_makes_the_same_plan(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,8 +103,8 @@ def conclusions(comparisons: Sequence[Comparison]) -> list[str]:
         stand = [c for c in tested if c.verdict in ("better", "worse")]
         lines.append(
             f"p-values are of two-sided paired t-tests over seeds, corrected by Holm for the m = {len(tested)} "
-            f"{'comparison' if len(tested) == 1 else 'comparisons'} of this table (variants × columns). A difference is "
-            f"called better or worse only where the corrected p is below {ALPHA:g}; all others are within noise."
+            f"{'comparison' if len(tested) == 1 else 'comparisons'} of this table (variants × columns). A difference "
+            f"is called better or worse only where the corrected p is below {ALPHA:g}; all others are within noise."
         )
         if stand:
             lines += [f"**{len(stand)} of {len(tested)} differences stand:**", *map(_stands, stand)]
@@ -129,8 +129,8 @@ def conclusions(comparisons: Sequence[Comparison]) -> list[str]:
     for comparison in equal:
         what = "is 0" if comparison.verdict == "equal" else "is the same"
         lines.append(
-            f"- {markdown_text(comparison.label)}, {markdown_text(comparison.measure.title)}: the difference {what} for "
-            "every seed; without any spread the test has no p-value"
+            f"- {markdown_text(comparison.label)}, {markdown_text(comparison.measure.title)}: the difference {what} "
+            "for every seed; without any spread the test has no p-value"
         )
     single = [c for c in comparisons if c.gap.n < 2]
     if single and len(single) == len(comparisons):

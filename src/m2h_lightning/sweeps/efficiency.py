@@ -30,7 +30,9 @@ FORMAT = 1
 BATCH = 8
 """Images at a time when throughput is measured."""
 
-ROUNDS, BATCH_ROUNDS, WARM_UP = 40, 6, 3
+ROUNDS, BATCH_ROUNDS, LEAST, WARM_UP = 40, 6, 3, 1
+BUDGET_S = 60.0
+"""Seconds after which no further round is begun, once there are ``LEAST``: a busy machine shall not take for ever."""
 
 _NO_INFLUENCE = {
     "model": (
@@ -226,7 +228,10 @@ def _in_turn(functions: Mapping[str, Callable[[], float]], rounds: int) -> dict[
         for _ in range(WARM_UP):
             functions[name]()
     times: dict[str, list[float]] = {name: [] for name in names}
+    begin = time.monotonic()
     for number in range(rounds):
+        if number >= LEAST and time.monotonic() - begin > BUDGET_S:
+            break
         first = number % len(names)
         for name in (*names[first:], *names[:first]):
             times[name].append(functions[name]())

@@ -180,9 +180,9 @@ class Ledger:
         self._add(cell, 0, overrides, fixed=fixed)
 
     def retry(self, cells: Collection[str]) -> None:
-        """Make a waiting trial for cells that failed."""
+        """Make a waiting trial for cells that have ended: they failed, or their results are gone."""
         for cell, attempts in self._trials().items():
-            if cell in cells and attempts[-1].state.name == "FAIL":
+            if cell in cells and attempts[-1].state.is_finished():
                 self._again(attempts[-1], words=())
 
     def _again(self, last: FrozenTrial, words: Iterable[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.errors import DataError, M2HError
+from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.outcome import metric_of, read_outcome
 from m2h_lightning.sweeps.cells import variant
 from m2h_lightning.sweeps.ledger import Entry, Ledger
@@ -22,6 +23,9 @@ from m2h_lightning.sweeps.workers import SILENT_S, Worker, alive, read_workers
 
 STATES = ("done", "pruned", "failed", "running", "lost", "waiting")
 """States of a cell as a person sees them; "lost": the ledger says that it runs, and its worker is dead."""
+
+GONE = "its result.json is gone"
+"""Reason of a cell that has ended by the ledger, while somebody removed its folder: it may be tried again."""
 
 
 class ReadLedger(Ledger):
@@ -64,6 +68,11 @@ class Status:
     def state(self, entry: Entry) -> str:
         """Return the state of a cell as a person sees it."""
         return "lost" if entry.cell in self.lost else entry.state
+
+    @property
+    def gone(self) -> list[Entry]:
+        """The cells that have ended by the ledger, and have no result."""
+        return [entry for entry in self.entries if entry.state in ("done", "pruned") and entry.reason == GONE]
 
     def of(self, state: str) -> list[Entry]:
         """Return the cells of one state."""
@@ -119,7 +128,9 @@ def _lost(entries: Iterable[Entry], workers: Iterable[tuple[Worker, bool]]) -> f
 
 
 def _by_folder(plan: Plan, entry: Entry) -> Entry:
-    """Return an entry with what its folder knows better: a cell whose worker died after the result was written."""
+    """Return an entry with what its folder knows better: a result that the ledger has not, or one that is gone."""
+    if entry.state in ("done", "pruned") and not (plan.folder_of(entry.cell) / runs.RESULT).is_file():
+        return replace(entry, reason=GONE)
     if entry.state != "waiting":
         return entry
     try:

@@ -133,15 +133,20 @@ def _database(url: str) -> BaseStorage:
     from optuna.storages import RDBStorage, get_storage
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+    kind, _, place = url.partition("://")
+    if kind in ("postgres", "postgresql"):  # whose own choice of a driver differs between SQLAlchemy 2.0 and 2.1
+        kind = "postgresql+psycopg2"
     connect: dict[str, Any] = {}
     if one_worker_only(url):
         connect = {"timeout": 60}  # its one worker and those who look on take turns
-    elif url.startswith("postgres"):
+    elif "psycopg" in kind:
         connect = {"connect_timeout": CONNECT_S}
     options = {"pool_pre_ping": True, "connect_args": connect}
     try:
         # With its cache: finished trials are read once.
-        return get_storage(RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options))
+        return get_storage(
+            RDBStorage(f"{kind}://{place}", heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options)
+        )
     except ImportError as error:
         package = "psycopg2" if "psycopg2" in str(error) or url.startswith("postgres") else str(error).split("'")[1]
         raise MissingExtraError(package, "postgres", f"--storage {shown_url(url)}") from error

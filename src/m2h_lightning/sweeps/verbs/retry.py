@@ -1,4 +1,4 @@
-"""``m2h sweep retry``: let failed cells wait again. Starts nothing."""
+"""``m2h sweep retry``: let failed cells wait again, and those whose result was removed. Starts nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m2h_lightning.sweeps.again import run_command
 from m2h_lightning.sweeps.arguments import existing
 from m2h_lightning.sweeps.ledger import Ledger
 from m2h_lightning.sweeps.plan import Plan
-from m2h_lightning.sweeps.status import read_entries
+from m2h_lightning.sweeps.status import read_status
 
 
 def main(words: list[str]) -> int:
@@ -28,11 +28,12 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     plan = existing(options.place, options.experiment, options.root, options.name)
     _check(plan, options.cells)
-    states = {entry.cell: entry.state for entry in read_entries(plan)}
-    asked = options.cells or list(states)
-    failed = [cell for cell in dict.fromkeys(asked) if states[cell] == "failed"]
+    status = read_status(plan)
+    states = {entry.cell: status.state(entry) for entry in status.entries}
+    ended = {entry.cell for entry in (*status.of("failed"), *status.gone)}
+    failed = [cell for cell in dict.fromkeys(options.cells or states) if cell in ended]
     for cell in options.cells:
-        if states[cell] != "failed":
+        if cell not in ended:
             print(f"{cell} is {states[cell]}: nothing to retry")
     if not failed:
         print(f"{plan.name}: no {'such ' if options.cells else ''}cell failed")

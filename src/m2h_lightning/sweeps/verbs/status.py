@@ -134,6 +134,8 @@ def as_lines(status: Status, progress: dict[str, Progress], warnings: list[str],
             lines += ["", state]
         for entry in status.of(state):
             lines += _about(plan, entry, state, progress.get(entry.cell))
+    for entry in status.gone:
+        lines.append(f"  {entry.cell}: {entry.state} by the ledger, but {entry.reason}; m2h sweep retry runs it again")
     if cells:
         lines += ["", "cells", *_table(status)]
     if warnings:
