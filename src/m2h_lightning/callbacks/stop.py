@@ -21,6 +21,10 @@ from m2h_lightning.runs import folder as runs
 _STATE = "m2h_stop"
 _VALIDATION = "epoch_loop.val_loop.batch_progress"
 
+EVERY = 16
+"""Steps (or batches of an evaluation) between two questions to the other processes on a GPU, where asking makes the
+host wait for the device."""
+
 
 class Stopped(BaseException):
     """The run was told to stop. Like Ctrl-C no error, and not to be swallowed by who handles errors."""
@@ -34,7 +38,7 @@ class StopAtSignal(Callback):
     one is written before the test begins. Before training a run of one process just ends.
 
     The signal may reach any of several processes; they agree with a collective of one number per optimiser step, and
-    per batch of an evaluation as long as all of them have one.
+    per batch of an evaluation as long as all of them have one: on GPUs every 16th of them.
 
     Args:
         test_follows: Whether training is followed by a test, which may be stopped too.
@@ -101,7 +105,7 @@ class StopAtSignal(Callback):
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate() or loop.batch_progress.is_last_batch:
             return
-        if self._agreed(trainer):
+        if trainer.global_step % _every(trainer) == 0 and self._agreed(trainer):
             self._save(trainer)
             self._saved = True
 
@@ -152,7 +156,7 @@ class StopAtSignal(Callback):
     def _told_in_evaluation(self, trainer: Trainer) -> bool:
         """Whether to stop; where processes have unequal numbers of batches, they agree over those all have."""
         self._batch += 1
-        return self._batch <= self._common and self._agreed(trainer)
+        return self._batch <= self._common and self._batch % _every(trainer) == 0 and self._agreed(trainer)
 
     def _stop_validation(self, trainer: Trainer) -> None:
         self._validating = True
@@ -205,6 +209,11 @@ def stopped_text(folder: Path) -> str:
     if not runs.checkpoint_candidates(folder):
         return "stopped by a signal before the first checkpoint; start anew"
     return f"stopped by a signal; continue with --run.resume {folder}"
+
+
+def _every(trainer: Trainer) -> int:
+    """Return the number of steps between two questions: each one, where asking costs nothing."""
+    return 1 if trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu" else EVERY
 
 
 def _inside_training(trainer: Trainer) -> bool:

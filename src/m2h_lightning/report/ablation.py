@@ -235,6 +235,19 @@ def _natural(seed: str) -> tuple[int, str]:
     return (len(seed), seed)
 
 
+def raw_unit(place: str) -> str:
+    """Return the unit of a score as it is stored: percent are shares there; empty where it has none.
+
+    Example:
+        >>> raw_unit("semseg/miou"), raw_unit("depth/rmse_m_per_image"), raw_unit("loss")
+        ('share', 'm', '')
+    """
+    task, _, key = place.partition("/")
+    base = key.removesuffix(SUFFIXES["per_image"])
+    name = CONSISTENCY_NAMES.get(base) if task == CONSISTENCY else metric_name(task, base)
+    return "" if name is None else "share" if name.unit == "%" else name.unit
+
+
 def flat_scores(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Return every number of a result's test by its place, ``task/metric``; not the scores of single classes."""
     found: dict[str, float | None] = {}

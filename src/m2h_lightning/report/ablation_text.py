@@ -85,7 +85,7 @@ def _difference(comparison: Comparison | None) -> str:
     if comparison.p is None:
         return f"{text} ± 0, p undefined"
     text += f" ± {comparison.measure.text(comparison.gap.half)}, p {p_text(comparison.p)}"
-    return text if comparison.verdict == "within noise" else f"**{text} {comparison.verdict}**"
+    return text if comparison.verdict == "within noise" else f"**{text}: {comparison.verdict}**"
 
 
 def p_text(p: float) -> str:
@@ -107,7 +107,8 @@ def conclusions(comparisons: Sequence[Comparison]) -> list[str]:
             f"is called better or worse only where the corrected p is below {ALPHA:g}; all others are within noise."
         )
         if stand:
-            lines += [f"**{len(stand)} of {len(tested)} differences stand:**", *map(_stands, stand)]
+            verb = "stands" if len(stand) == 1 else "stand"
+            lines += [f"**{len(stand)} of {len(tested)} differences {verb}:**", *map(_stands, stand)]
         else:
             lines.append(f"**None of the {len(tested)} differences stands: all are within noise.**")
         noise: dict[str, list[str]] = {}
@@ -165,20 +166,19 @@ def cost_table(
     head = ["variant"]
     if cost:
         batch = next(iter(cost.values()))["batch"]
-        head += ["parameters (M)", "GMACs", "latency p50 (ms)", "p95 (ms)", f"images/s, batch {batch}"]
+        tail = all(own["latency_p95_ms"] is not None for own in cost.values())
+        head += ["parameters (M)", "GMACs", "latency p50 (ms)", *(["p95 (ms)"] if tail else [])]
+        head += [f"images/s, batch {batch}"]
     head += [f"peak memory of training, {kind} (MB)" for kind in kinds]
     rows = []
     for variant in variants:
         row = [markdown_text(variant.label)]
         if cost:
             own = cost.get(variant.label)
-            row += [NONE] * 5 if own is None else [
-                f"{own['parameters'] / 1e6:.2f}",
-                f"{own['gmacs']:.2f}",
-                f"{own['latency_p50_ms']:.1f}",
-                f"{own['latency_p95_ms']:.1f}",
-                f"{own['images_per_s']:.1f}",
-            ]  # fmt: skip
+            columns = ["latency_p50_ms", *(["latency_p95_ms"] if tail else []), "images_per_s"]
+            texts = [] if own is None else [f"{own['parameters'] / 1e6:.2f}", f"{own['gmacs']:.3g}"]
+            texts += [] if own is None else [f"{own[column]:.1f}" for column in columns]
+            row += texts or [NONE] * (2 + len(columns))
         mine = memory.get(variant.label)
         row += [f"{mine[1]:.0f}" if mine is not None and mine[0] == kind else NONE for kind in kinds]
         rows.append(row)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +29,43 @@ if TYPE_CHECKING:
 
     from m2h_lightning.network import M2HNet
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 8
 """Images at a time when throughput is measured."""
 
-ROUNDS, BATCH_ROUNDS, LEAST, WARM_UP = 40, 6, 3, 1
-BUDGET_S = 60.0
-"""Seconds after which no further round is begun, once there are ``LEAST``: a busy machine shall not take for ever."""
+WARM_UP = 2
+"""Passes of each network before it is timed: the first ones fill caches and choose kernels."""
+
+FOR_P95 = 20
+"""Rounds below which there is no 95th percentile: it would be the slowest pass."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many rounds are run. A busy machine, or large networks, shall not take for ever.
+
+    Args:
+        rounds: Rounds that are wanted.
+        needed: Rounds that make a good number; the time for them is longer.
+        least: Rounds that are run however long they take.
+        wanted_s: Seconds after which no round is begun, once there are as many as needed.
+        needed_s: Seconds after which no round is begun, once there are the least.
+    """
+
+    rounds: int
+    needed: int
+    least: int
+    wanted_s: float
+    needed_s: float
+
+    def goes_on(self, done: int, seconds: float) -> bool:
+        """Whether another round is begun after so many, and so many seconds."""
+        limit = math.inf if done < self.least else self.needed_s if done < self.needed else self.wanted_s
+        return done < self.rounds and seconds < limit
+
+
+LATENCY = Budget(rounds=50, needed=FOR_P95, least=3, wanted_s=60.0, needed_s=240.0)
+THROUGHPUT = Budget(rounds=8, needed=3, least=2, wanted_s=30.0, needed_s=120.0)
 
 _NO_INFLUENCE = {
     "model": (
@@ -80,6 +113,8 @@ def machine() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "precision": "32 bit",
         "batch": BATCH,
+        "warm_up": WARM_UP,
+        "cores": os.cpu_count(),
     }
 
 
@@ -124,22 +159,29 @@ def cached(path: Path, hashes: set[str], where: Mapping[str, Any] | None) -> dic
     return None
 
 
-def efficiency(path: Path, configs: Mapping[str, Path]) -> dict[str, Any]:
+def efficiency(path: Path, configs: Mapping[str, Path], rounds: int | None = None) -> dict[str, Any]:
     """Return the cost of some networks, measured now or taken from the cache of this machine.
 
     Args:
         path: The cache, written anew when something was measured.
         configs: A ``config.yaml`` for each network by its hash.
+        rounds: Rounds with one image; a number measures anew, whatever the cache has.
+
+    Returns:
+        ``date``, ``machine``, ``load`` (processes that wanted to run when it began, over one minute; None where that is
+        not known), ``rounds`` (``latency``, ``throughput``), and ``networks`` (see :func:`measure`).
 
     Raises:
         M2HError: A configuration cannot be built here.
     """
     where = machine()
     known = cached(path, set(configs), where)
-    if known is not None:
+    if known is not None and rounds is None:
         return known
-    networks = measure({name: build(config) for name, config in configs.items()})
-    entry = {"date": runs.timestamp(), "machine": where, "networks": networks}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    nets = {name: build(config) for name, config in configs.items()}
+    networks, counts = measure(nets, LATENCY if rounds is None else replace(LATENCY, rounds=rounds))
+    entry = {"date": runs.timestamp(), "machine": where, "load": load, "rounds": counts, "networks": networks}
     others = [old for old in read_cache(path) if old["machine"] != where]
     path.parent.mkdir(parents=True, exist_ok=True)
     runs.write_json(path, {"format": FORMAT, "measurements": [entry, *others]})
@@ -171,16 +213,20 @@ def build(config: Path) -> tuple[M2HNet, tuple[int, int]]:
     return made[0]
 
 
-def measure(nets: Mapping[str, tuple[M2HNet, tuple[int, int]]], rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
+def measure(
+    nets: Mapping[str, tuple[M2HNet, tuple[int, int]]], latency: Budget = LATENCY, throughput: Budget = THROUGHPUT
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Measure networks in turn, on the GPU where there is one.
 
     Args:
         nets: Network and size of its image in pixels, by name.
-        rounds: Forward passes of each network with one image.
+        latency: Forward passes of each network with one image.
+        throughput: The same with ``BATCH`` images.
 
     Returns:
-        By name: ``parameters``, ``gmacs``, ``size``, ``latency_p50_ms`` and ``latency_p95_ms`` (one image),
-        ``images_per_s`` (``BATCH`` images at a time).
+        By name: ``parameters``, ``gmacs``, ``size``, ``latency_p50_ms`` and ``latency_p95_ms`` (one image; None with
+        fewer than ``FOR_P95`` rounds), ``images_per_s`` (``BATCH`` images at a time); and the rounds that were run,
+        ``latency`` and ``throughput``.
     """
     import torch
 
@@ -192,15 +238,22 @@ def measure(nets: Mapping[str, tuple[M2HNet, tuple[int, int]]], rounds: int = RO
         cost = total(summarize(net, size))
         found[name] = {"parameters": cost.parameters, "gmacs": cost.gmacs, "size": list(size)}
         net.to(device).eval()
+    rounds = {}
     with torch.inference_mode():
         single = {name: _forward(net, 1, size, device) for name, (net, size) in nets.items()}
-        for name, times in _in_turn(single, rounds).items():
+        for name, times in in_turn(single, latency).items():
+            rounds["latency"] = len(times)
             found[name]["latency_p50_ms"] = 1e3 * statistics.median(times)
-            found[name]["latency_p95_ms"] = 1e3 * statistics.quantiles(times, n=20, method="inclusive")[-1]
+            found[name]["latency_p95_ms"] = None if len(times) < FOR_P95 else 1e3 * _p95(times)
         batch = {name: _forward(net, BATCH, size, device) for name, (net, size) in nets.items()}
-        for name, times in _in_turn(batch, max(2, min(rounds, BATCH_ROUNDS))).items():
+        for name, times in in_turn(batch, throughput).items():
+            rounds["throughput"] = len(times)
             found[name]["images_per_s"] = BATCH / statistics.median(times)
-    return found
+    return found, rounds
+
+
+def _p95(times: list[float]) -> float:
+    return statistics.quantiles(times, n=20, method="inclusive")[-1]
 
 
 def _forward(net: M2HNet, batch: int, size: tuple[int, int], device: torch.device) -> Callable[[], float]:
@@ -221,18 +274,25 @@ def _forward(net: M2HNet, batch: int, size: tuple[int, int], device: torch.devic
     return run
 
 
-def _in_turn(functions: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Return the times of each function; every round begins with another one, so that none is always the first."""
+def in_turn(
+    functions: Mapping[str, Callable[[], float]], budget: Budget, clock: Callable[[], float] = time.monotonic
+) -> dict[str, list[float]]:
+    """Return the times of each function; every round begins with another one, so that none is always the first.
+
+    Args:
+        functions: What returns the seconds it took, by name.
+        budget: How many rounds.
+        clock: Seconds that pass.
+    """
     names = list(functions)
     for name in names:
         for _ in range(WARM_UP):
             functions[name]()
     times: dict[str, list[float]] = {name: [] for name in names}
-    begin = time.monotonic()
-    for number in range(rounds):
-        if number >= LEAST and time.monotonic() - begin > BUDGET_S:
-            break
+    begin, number = clock(), 0
+    while budget.goes_on(number, clock() - begin):
         first = number % len(names)
         for name in (*names[first:], *names[:first]):
             times[name].append(functions[name]())
+        number += 1
     return times

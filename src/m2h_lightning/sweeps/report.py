@@ -39,6 +39,7 @@ class ReportOptions:
         single: Single-task runs that Δm is counted over.
         protocol: "pooled" or "per_image"; None is the heading protocol of the runs.
         measure: Whether latency and throughput are measured now, where they are not known.
+        rounds: Rounds of the measurement, which is made anew then; None takes what is known.
         pictures: Whether pictures are drawn.
         words: The words of the command, to be repeated.
     """
@@ -47,6 +48,7 @@ class ReportOptions:
     single: tuple[Path, ...] = ()
     protocol: str | None = None
     measure: bool = True
+    rounds: int | None = None
     pictures: bool = True
     words: tuple[str, ...] = ()
 
@@ -123,7 +125,7 @@ def build(plan: Plan, options: ReportOptions) -> Report:
         _search(report, ledger)
     else:
         _compare(report, options, chosen or {})
-        _cost(report, options.measure)
+        _cost(report, options)
     return report
 
 
@@ -273,7 +275,7 @@ def _rest(variant: Variant) -> str:
 # ── cost ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cost(report: Report, measure: bool) -> None:
+def _cost(report: Report, options: ReportOptions) -> None:
     """Add what the networks cost; equal networks share one measurement."""
     configs: dict[str, Path] = {}
     hashes: dict[str, str] = {}
@@ -288,7 +290,10 @@ def _cost(report: Report, measure: bool) -> None:
         return
     path = report.plan.folder / "report" / CACHE
     try:
-        found = efficiency.efficiency(path, configs) if measure else efficiency.cached(path, set(configs), None)
+        if options.measure:
+            found = efficiency.efficiency(path, configs, options.rounds)
+        else:
+            found = efficiency.cached(path, set(configs), None)
     except M2HError as error:
         report.notes.append(f"The cost of the networks could not be measured: {error}")
         return
@@ -297,7 +302,8 @@ def _cost(report: Report, measure: bool) -> None:
         return
     batch = found["machine"]["batch"]
     report.cost = {label: {**found["networks"][name], "batch": batch} for label, name in hashes.items()}
-    report.measured = {"date": found["date"], **found["machine"], "networks": len(configs)}
+    report.measured = {key: found[key] for key in ("date", "load", "rounds")}
+    report.measured |= {**found["machine"], "networks": len(configs)}
 
 
 # ── searches and pictures ───────────────────────────────────────────────────────────────────────────────────────────

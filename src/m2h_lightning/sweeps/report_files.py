@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.errors import ConfigError, DataError
+from m2h_lightning.report.ablation import raw_unit
 from m2h_lightning.report.ablation_text import conclusions, cost_table, difference_table, grid, score_table
 from m2h_lightning.report.render import csv_text, markdown_text
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.sweeps.again import run_command
 from m2h_lightning.sweeps.cells import as_text
+from m2h_lightning.sweeps.efficiency import FOR_P95
 from m2h_lightning.sweeps.parameters import SEED
 from m2h_lightning.sweeps.report import KIND, Report, as_json, draw
 from m2h_lightning.sweeps.report_cells import shown_value
@@ -28,6 +31,8 @@ PICTURES = {
     "importance": "Importance of the parameters",
 }
 _ENDINGS = (".md", ".csv", ".json")
+BUSY = 0.3
+"""Processes that want to run, as a share of the cores, above which other work slows a measurement."""
 
 
 def check_target(base: Path) -> None:
@@ -113,27 +118,14 @@ def _intro(report: Report) -> list[str]:
     repeated = f" with {len(seeds)} seed{'s' * (len(seeds) != 1)}" if not plan.searches else f" by {plan.method} search"
     where = f" on {markdown_text(str(data))}" if data else ""
     experiment = f" (experiment `{plan.experiment}`)" if plan.experiment else ""
-    what = what or "Nothing but the seed"
+    what, verb = what or "Nothing but the seed", "were" if len(swept) > 1 else "was"
     state = f"{len(cells.done)} of {cells.planned} cells are in the tables"
     unfinished = Counter(missing.state for missing in cells.missing)
     if unfinished:
         state += f" ({', '.join(f'{count} {kind}' for kind, count in unfinished.items())})"
-    lines = [f"{what} was swept{repeated}{where}{experiment}. {state}.", "", "```sh", run_command(report)]
+    lines = [f"{what} {verb} swept{repeated}{where}{experiment}. {state}.", "", "```sh", run_command(plan)]
     lines += [shlex.join(["m2h", "sweep", "report", *report.words]), "```", "", _where(report)]
     return lines
-
-
-def run_command(report: Report) -> str:
-    """Return the command line that runs the sweep again."""
-    plan = report.plan
-    words = ["m2h", "sweep", "run", plan.file]
-    words += ["--experiment", plan.experiment] if plan.experiment else []
-    seeds = plan.parameters[SEED].values if SEED in plan.parameters else ()
-    if seeds and not plan.searches:
-        listed = ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
-        words += ["--seeds", str(len(seeds)) if seeds == tuple(range(len(seeds))) else listed]
-    words += ["--name", plan.name, *(["--prune"] if plan.prune else [])]
-    return shlex.join([*words, *(["--", *plan.words] if plan.words else [])])
 
 
 def _where(report: Report) -> str:
@@ -200,17 +192,35 @@ def _costs(report: Report) -> list[str]:
         return []
     lines = ["## Cost", "", *table, ""]
     if report.measured:
-        m = report.measured
-        size = "×".join(map(str, next(iter(report.cost.values()))["size"]))
-        lines.append(
-            f"Latency of one image and throughput of {m['batch']} at a time, {size} pixels, forward pass in "
-            f"{m['precision']}: measured {str(m['date'])[:10]} on {markdown_text(m['device'])} with {m['threads']} "
-            f"thread{'s' * (m['threads'] != 1)}, torch {m['torch']}; the {m['networks']} different networks took turns "
-            "in one process, after a warm-up, with random weights (the speed does not depend on them)."
-        )
+        lines.append(_measured(report))
     if report.memory:
         lines.append("Peak memory is that of training with the test, mean over seeds, of the process of rank 0.")
     return [*lines, ""]
+
+
+def _measured(report: Report) -> str:
+    """Say how latency and throughput were measured."""
+    m, rounds = report.measured, report.measured["rounds"]
+    sizes = ", ".join(dict.fromkeys("×".join(map(str, own["size"])) for own in report.cost.values()))
+    text = (
+        f"Latency (batch size 1, {rounds['latency']} rounds) and throughput (batch size {m['batch']}, "
+        f"{rounds['throughput']} rounds) of the forward pass, images of {sizes} pixels, {m['precision']}: measured "
+        f"{str(m['date'])[:10]} on {markdown_text(m['device'])} with {m['threads']} thread{'s' * (m['threads'] != 1)}, "
+        f"torch {m['torch']}. "
+    )
+    if m["networks"] > 1:
+        text += f"In each round the {m['networks']} different networks took turns in one process, "
+    else:
+        text += "All variants have the same network; it was measured "
+    text += f"after {m['warm_up']} passes to warm up, with random weights (the speed does not depend on them)."
+    if rounds["latency"] < FOR_P95:
+        text += f" No p95: {rounds['latency']} rounds are too few, it needs {FOR_P95}."
+    if m["load"] is not None and m["cores"] and m["load"] > BUSY * m["cores"]:
+        text += (
+            f" **The machine was busy** (load {m['load']:.1f} on {m['cores']} cores): the times are too long; compare "
+            "them with each other only, and measure again on an idle machine (--rounds 50)."
+        )
+    return text
 
 
 def _trials(report: Report) -> list[str]:
@@ -240,16 +250,16 @@ def long_csv(report: Report) -> str:
     keys = list(dict.fromkeys(key for variant in report.cells.variants for key in variant.values))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*map(csv_text, ("sweep", "cell", "variant", "seed", "state", *keys, "metric", "value"))])
+    writer.writerow([*map(csv_text, ("sweep", "cell", "variant", "seed", "state", *keys, "metric", "unit", "value"))])
     for variant in report.cells.variants:
         values = [csv_text(as_text(variant.values[key])) if key in variant.values else "" for key in keys]
         for done in variant.done.values():
             start = [csv_text(text) for text in (report.plan.name, done.cell, variant.label, done.seed)]
             for metric, value in sorted(done.scores.items()):
                 number = "NaN" if value is None else f"{value:.10g}"
-                writer.writerow([*start, "finished", *values, csv_text(metric), number])
+                writer.writerow([*start, "finished", *values, csv_text(metric), csv_text(raw_unit(metric)), number])
         for missing in report.cells.missing:
             if missing.label == variant.label:
                 start = [csv_text(text) for text in (report.plan.name, missing.cell, missing.label, missing.seed)]
-                writer.writerow([*start, missing.state, *values, "", ""])
+                writer.writerow([*start, missing.state, *values, "", "", ""])
     return buffer.getvalue()

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.sweeps.arguments import existing
+
+
+def _rounds(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{word}' is below 1")
+    return number
 
 
 def main(words: list[str]) -> int:
@@ -40,7 +48,14 @@ def main(words: list[str]) -> int:
         help="single-task runs, one per task, that Δm is counted over (default: those of the sweep, else the baseline)",
     )
     parser.add_argument("--protocol", choices=("pooled", "per_image"), help="default: the runs' heading protocol")
-    parser.add_argument("--no-measure", action="store_true", help="measure no latency; take what was measured before")
+    cost = parser.add_mutually_exclusive_group()
+    cost.add_argument("--no-measure", action="store_true", help="measure no latency; take what was measured before")
+    cost.add_argument(
+        "--rounds",
+        type=_rounds,
+        metavar="N",
+        help="measure latency anew, with N rounds (default: 50 or what a few minutes allow, and only what is not known)",
+    )
     parser.add_argument("--no-plots", action="store_true", help="draw no pictures")
     options = parser.parse_args(words)
     plan = existing(options.sweep, options.experiment, options.root, options.name)
@@ -62,6 +77,7 @@ def main(words: list[str]) -> int:
             tuple(options.single),
             options.protocol,
             not options.no_measure,
+            options.rounds,
             not options.no_plots,
             tuple(words),
         ),
