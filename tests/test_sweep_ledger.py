@@ -85,7 +85,7 @@ class LedgerContract:
         plan = plan_of(python_cells(tmp_path, 24), tmp_path / "runs", url)
         Ledger(plan).enroll()
         at_work = 1 if storage.one_worker_only(url) else 4
-        barrier = threading.Barrier(at_work)
+        barrier = threading.Barrier(at_work, timeout=30)
 
         def work(_: int) -> list[str]:
             ledger, me, found = Ledger(plan), register(plan.folder), []
@@ -167,7 +167,7 @@ class LedgerContract:
         assert sum(trial.user_attrs["cell"] == grown.cells[0].id for trial in ledger.study.trials) == 1
 
     def test_two_planners_at_the_same_time(self, plan):
-        barrier = threading.Barrier(2)
+        barrier = threading.Barrier(2, timeout=30)
 
         def enroll(_: int) -> None:
             ledger = Ledger(plan)
