@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,8 @@ def plot_scores(
             draw = panel.axvline if long else panel.axhline
             draw(middle * measure.name.scale, color="#777777", linestyle="--", linewidth=1, zorder=1)
         for index, (label, members) in enumerate(lines.items()):
-            _draw_line(panel, members, measure, axis, index, label)
+            _draw_line(panel, members, measure, axis, index, index - (len(lines) - 1) / 2, label)
+        _limit(panel, variants, measure, panel.set_xlim if long else panel.set_ylim)
         if long:
             panel.set_xlabel(measure.heading, fontsize=9)
             panel.set_yticks(range(len(variants)))
@@ -122,10 +123,16 @@ def plot_scores(
             panel.set_title(measure.heading, fontsize=9)
             panel.set_xlabel(axis.label, fontsize=9)
             values = sorted({float(v.values[axis.key]) for v in variants}) if axis.key else []
+            margin = 0.05 + 0.03 * len(lines)
             if axis.log:
                 panel.set_xscale("log")
-            elif len(values) <= 8:
-                panel.set_xticks(values)
+                factor = (values[-1] / values[0]) ** margin
+                panel.set_xlim(values[0] / factor, values[-1] * factor)
+            else:
+                room = margin * (values[-1] - values[0])
+                panel.set_xlim(values[0] - room, values[-1] + room)
+                if len(values) <= 8:
+                    panel.set_xticks(values, [f"{value:.4g}" for value in values])
     if len(lines) > 1:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(lines)), fontsize=8, frameon=False)
@@ -138,39 +145,83 @@ def _lines(variants: Sequence[Variant], swept: Sequence[str], axis: Axis) -> dic
         return {"": list(variants)}
     found: dict[str, list[Variant]] = {}
     for variant in variants:
-        others = [f"{key.removeprefix('model.')} {variant.values.get(key)}" for key in swept if key != axis.key]
+        values = {key: variant.values.get(key) for key in swept if key != axis.key}
+        others = [
+            f"{key.removeprefix('model.')} {f'{value:.4g}' if isinstance(value, float) else value}"
+            for key, value in values.items()
+        ]
         found.setdefault(", ".join(others), []).append(variant)
     return {name: sorted(members, key=lambda v: float(v.values[axis.key or ""])) for name, members in found.items()}
 
 
-def _draw_line(panel: Axes, members: Sequence[Variant], measure: Measure, axis: Axis, index: int, label: str) -> None:
-    """Draw one line, or the points of all variants; seeds are small dots beside."""
-    scale = measure.name.scale
-    points = []
+def _draw_line(
+    panel: Axes, members: Sequence[Variant], measure: Measure, axis: Axis, index: int, aside: float, label: str
+) -> None:
+    """Draw one line, or the points of all variants; seeds are small dots beside.
+
+    Args:
+        panel: Where.
+        members: The variants of the line, in order.
+        measure: The score.
+        axis: What it is drawn over.
+        index: Number of the line, for its colour.
+        aside: How many steps to the right, so that lines do not hide each other.
+        label: Its name in the legend.
+    """
+    from matplotlib.transforms import offset_copy
+
+    figure = panel.get_figure(root=True)
+    scale, colour = measure.name.scale, COLOURS[index % len(COLOURS)]
+    long, points, dots = axis.key is None, [], []
     for place, variant in enumerate(members):
         found = spread(variant, measure)
         if found is None:
             continue
         at = float(place) if axis.key is None else float(variant.values[axis.key])
         points.append((at, found[0] * scale, 0.0 if math.isnan(found[1]) else found[1] * scale))
-        seeds = [value * scale for value in variant.scores(measure).values()]
-        dots = {"s": 9, "color": COLOURS[index % len(COLOURS)], "alpha": 0.45, "linewidths": 0, "zorder": 2}
-        pair = ([at + 0.25] * len(seeds), seeds) if axis.key is None else ([at] * len(seeds), seeds)
-        panel.scatter(*(reversed(pair) if axis.key is None else pair), **dots)  # type: ignore[arg-type]
+        dots += [(at, value * scale) for value in variant.scores(measure).values()]
     if not points:
         return
+
+    def beside(steps: float) -> Any:
+        sideways = {"y": -steps} if long else {"x": steps}
+        return offset_copy(panel.transData, figure, **sideways, units="points")
+
+    pairs = [(value, at) if long else (at, value) for at, value in dots]
+    xs, ys = (list(column) for column in zip(*pairs, strict=True))
+    look: dict[str, Any] = {"s": 11, "color": colour, "alpha": 0.5, "linewidths": 0, "zorder": 2}
+    panel.scatter(xs, ys, transform=beside(8 * aside + (8 if long else 4)), **look)
     places, means, halves = (list(column) for column in zip(*points, strict=True))
     style: dict[str, Any] = {
-        "color": COLOURS[index % len(COLOURS)],
+        "color": colour,
         "marker": MARKERS[index % len(MARKERS)],
         "markersize": 5,
-        "capsize": 3,
+        "capsize": 2.5,
         "linewidth": 1.3,
+        "elinewidth": 0.9,
+        "transform": beside(8 * aside),
     }
-    if axis.key is None:
+    if long:
         panel.errorbar(means, places, xerr=halves, linestyle="none", label=label, **style)
     else:
         panel.errorbar(places, means, yerr=halves, label=label, **style)
+
+
+def _limit(
+    panel: Axes, variants: Sequence[Variant], measure: Measure, set_limits: Callable[[float, float], Any]
+) -> None:
+    """End the axis of scores not far from the seeds: intervals of two seeds would press all else into a line."""
+    values = [value * measure.name.scale for variant in variants for value in variant.scores(measure).values()]
+    ends = list(values)
+    for variant in variants:
+        if (found := spread(variant, measure)) is not None and not math.isnan(found[1]):
+            ends += [(found[0] + sign * found[1]) * measure.name.scale for sign in (-1, 1)]
+    if not values or max(ends) == min(ends):
+        return
+    room = max(values) - min(values)
+    low, high = max(min(ends), min(values) - room), min(max(ends), max(values) + room)
+    margin = 0.05 * (high - low)
+    set_limits(low - margin, high + margin)
 
 
 def pareto(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[int]:
@@ -198,6 +249,7 @@ def plot_pareto(
     latency: Mapping[str, float],
     measures: Sequence[Measure],
     delta: Mapping[str, float],
+    baseline: Variant | None = None,
 ) -> None:
     """Draw each headline, and Δm, against latency; the variants are numbered, the legend names them.
 
@@ -207,6 +259,7 @@ def plot_pareto(
         latency: Median of one image in milliseconds, by label.
         measures: One panel each.
         delta: Δm in percent by label; empty draws no panel.
+        baseline: Told in the legend.
     """
     titles = [measure.heading for measure in measures] + (["Δm ↑ (%)"] if delta else [])
     figure, panels = _figure(len(titles), 2.7)
@@ -224,11 +277,21 @@ def plot_pareto(
         front = pareto([(x, y) for _, x, y in points], measure is None or measure.name.higher_is_better)
         best = sorted((points[index][1], points[index][2]) for index in front)
         panel.plot(*zip(*best, strict=True), color=COLOURS[1], linewidth=1.2, zorder=1)
+        if measure is not None:
+            _intervals(panel, variants, latency, measure)
         for index, (_, x, y) in enumerate(points):
             colour = COLOURS[1] if index in front else COLOURS[0]
             panel.scatter([x], [y], s=26, color=colour, marker="D" if index in front else "o", zorder=2)
-    names = "\n".join(_wrapped([f"{number} {variant.label}" for number, variant in enumerate(variants, 1)]))
-    figure.supxlabel(f"{names}\norange diamonds: the front, which no other variant beats in both", fontsize=8)
+    names = "\n".join(
+        _wrapped(
+            [
+                f"{number} {variant.label}{' (baseline)' if variant is baseline else ''}"
+                for number, variant in enumerate(variants, 1)
+            ]
+        )
+    )
+    key = "orange diamonds: the front, whose means no other variant beats in both; grey: 95 % interval over seeds"
+    figure.supxlabel(f"{names}\n{key}", fontsize=8)
     figure.draw_without_rendering()
     for panel, measure in zip(panels, [*measures, None][: len(titles)], strict=True):
         values = [delta.get(v.label) if measure is None else v.mean(measure) for v in variants]
@@ -244,7 +307,17 @@ def plot_pareto(
     _save(figure, path)
 
 
-def _wrapped(names: Sequence[str], width: int = 110) -> list[str]:
+def _intervals(panel: Axes, variants: Sequence[Variant], latency: Mapping[str, float], measure: Measure) -> None:
+    """Draw the 95 % intervals of a score over seeds behind its points."""
+    for variant in variants:
+        found = spread(variant, measure)
+        if found is not None and not math.isnan(found[1]):
+            mean, half = found[0] * measure.name.scale, found[1] * measure.name.scale
+            panel.errorbar([latency[variant.label]], [mean], yerr=[half], color="#bbbbbb", elinewidth=0.9, zorder=0)
+    _limit(panel, variants, measure, panel.set_ylim)
+
+
+def _wrapped(names: Sequence[str], width: int = 140) -> list[str]:
     """Put names into lines of at most ``width`` characters."""
     lines: list[str] = []
     for name in names:
@@ -270,12 +343,19 @@ def _number(panel: Axes, points: Sequence[tuple[int, float, float]]) -> None:
         panel.text(at[0], at[1], str(number), fontsize=8, ha="center", va="center", zorder=3)
 
 
-def plot_history(path: Path, values: Sequence[tuple[int, float]], metric: str, higher_is_better: bool) -> None:
+def plot_history(
+    path: Path,
+    values: Sequence[tuple[int, float]],
+    given_up: Sequence[tuple[int, float]],
+    metric: str,
+    higher_is_better: bool,
+) -> None:
     """Draw the score of every run of a search in its order, and the best so far.
 
     Args:
         path: The PNG.
-        values: Number of the run, and its score.
+        values: Number of each finished run, and its score.
+        given_up: Number of each run that was given up, and its last score; they do not count as the best so far.
         metric: Name of the score.
         higher_is_better: Its direction.
     """
@@ -285,9 +365,14 @@ def plot_history(path: Path, values: Sequence[tuple[int, float]], metric: str, h
     for _, value in ordered:
         so_far = value if so_far is None else (max if higher_is_better else min)(so_far, value)
         best.append(so_far)
-    panel.scatter([n for n, _ in ordered], [v for _, v in ordered], s=18, color=COLOURS[0], label="run", zorder=2)
+    panel.scatter(
+        [n for n, _ in ordered], [v for _, v in ordered], s=18, color=COLOURS[0], label="finished run", zorder=2
+    )
     panel.step([n for n, _ in ordered], best, where="post", color=COLOURS[1], label="best so far")
-    panel.set_xlabel("run of the search", fontsize=9)
+    if given_up:
+        numbers, scores = (list(column) for column in zip(*given_up, strict=True))
+        panel.scatter(numbers, scores, s=18, color="#777777", marker="x", label="given up", zorder=2)
+    panel.set_xlabel("number of the run", fontsize=9)
     panel.set_ylabel(f"{metric} {'↑' if higher_is_better else '↓'}", fontsize=9)
     panel.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     panel.legend(fontsize=8, frameon=False)
@@ -300,6 +385,6 @@ def plot_importance(path: Path, importance: Mapping[str, float]) -> None:
     names = sorted(importance, key=lambda name: importance[name])
     panel.barh(range(len(names)), [importance[name] for name in names], color=COLOURS[0])
     panel.set_yticks(range(len(names)), names, fontsize=8)
-    panel.set_xlabel("importance (share; PED-ANOVA)", fontsize=9)
+    panel.set_xlabel("importance (share of the whole)", fontsize=9)
     panel.set_xlim(0, 1)
     _save(figure, path)

@@ -127,6 +127,24 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _work() -> tuple[float, float, float] | None:
+    """Return seconds: the time, the work of all processes on this machine, and that of this one; None if not told."""
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return None
+    user, nice, system, _idle, _wait, *interrupts = map(int, path.read_text().split("\n", 1)[0].split()[1:9])
+    all_of_them = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic(), all_of_them, time.process_time()
+
+
+def _others(before: tuple[float, float, float] | None, after: tuple[float, float, float] | None) -> float | None:
+    """Return how many cores other processes used between two moments."""
+    if before is None or after is None:
+        return None
+    passed, everything, own = (later - earlier for earlier, later in zip(before, after, strict=True))
+    return max(0.0, everything - own) / passed if passed > 0 else None
+
+
 def read_cache(path: Path) -> list[dict[str, Any]]:
     """Return the measurements of earlier reports, newest first.
 
@@ -168,8 +186,8 @@ def efficiency(path: Path, configs: Mapping[str, Path], rounds: int | None = Non
         rounds: Rounds with one image; a number measures anew, whatever the cache has.
 
     Returns:
-        ``date``, ``machine``, ``load`` (processes that wanted to run when it began, over one minute; None where that is
-        not known), ``rounds`` (``latency``, ``throughput``), and ``networks`` (see :func:`measure`).
+        ``date``, ``machine``, ``others`` (cores that other processes used meanwhile; None where that is not known),
+        ``rounds`` (``latency``, ``throughput``), and ``networks`` (see :func:`measure`).
 
     Raises:
         M2HError: A configuration cannot be built here.
@@ -178,13 +196,14 @@ def efficiency(path: Path, configs: Mapping[str, Path], rounds: int | None = Non
     known = cached(path, set(configs), where)
     if known is not None and rounds is None:
         return known
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     nets = {name: build(config) for name, config in configs.items()}
+    before = _work()
     networks, counts = measure(nets, LATENCY if rounds is None else replace(LATENCY, rounds=rounds))
-    entry = {"date": runs.timestamp(), "machine": where, "load": load, "rounds": counts, "networks": networks}
-    others = [old for old in read_cache(path) if old["machine"] != where]
+    others = _others(before, _work())
+    entry = {"date": runs.timestamp(), "machine": where, "others": others, "rounds": counts, "networks": networks}
+    elsewhere = [old for old in read_cache(path) if old["machine"] != where]
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(path, {"format": FORMAT, "measurements": [entry, *others]})
+    runs.write_json(path, {"format": FORMAT, "measurements": [entry, *elsewhere]})
     return entry
 
 

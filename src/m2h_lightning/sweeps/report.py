@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,9 +12,7 @@ import yaml
 
 from m2h_lightning.errors import ConfigError, M2HError, did_you_mean
 from m2h_lightning.report import ablation, plots
-from m2h_lightning.report.ablation import Comparison, Measure, Reference, Variant
-from m2h_lightning.report.collect import Run, collect, differences
-from m2h_lightning.report.compare import Baselines
+from m2h_lightning.report.ablation import Comparison, Measure, Variant
 from m2h_lightning.report.names import SUFFIXES
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.sweeps import efficiency, provenance
@@ -24,9 +20,9 @@ from m2h_lightning.sweeps.cells import short_names
 from m2h_lightning.sweeps.parameters import SEED
 from m2h_lightning.sweeps.plan import Plan
 from m2h_lightning.sweeps.report_cells import Cells, Ledgered, read_cells, read_ledger, separate, swept_keys
-from m2h_lightning.sweeps.report_search import Trial, importance, trials_of
+from m2h_lightning.sweeps.report_delta import references
+from m2h_lightning.sweeps.report_search import Trial, given_up, importance, trials_of
 
-TASKS = "model.tasks"
 CACHE = "efficiency.json"
 
 
@@ -68,6 +64,7 @@ class Report:
         delta: Δm in percent by label.
         delta_over: What Δm is counted over, in words.
         trials: Finished runs of a search, best first.
+        given_up: Number and last score of runs of a search that were given up.
         cost: Cost of the network by label.
         measured: When and where the cost was measured.
         memory: Kind and mean of the peak memory of training in MB by label.
@@ -89,6 +86,7 @@ class Report:
     delta: dict[str, float] = field(default_factory=dict)
     delta_over: str = ""
     trials: list[Trial] = field(default_factory=list)
+    given_up: list[tuple[int, float]] = field(default_factory=list)
     cost: dict[str, dict[str, Any]] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -119,7 +117,7 @@ def build(plan: Plan, options: ReportOptions) -> Report:
     measures = ablation.find_measures(cells.done, protocol, plan.metric, plan.higher_is_better)
     variants = [variant for variant in cells.variants if variant.done]
     report = Report(plan, cells, protocol, measures, variants, baseline, options.words, notes=notes)
-    report.warnings = [*provenance.warnings(plan), *([ledger.warning] if ledger.warning else [])]
+    report.warnings = [*provenance.warnings(plan), *([ledger.warning] if ledger.warning and cells.missing else [])]
     report.memory = {variant.label: found for variant in variants if (found := _memory(variant)) is not None}
     if plan.searches:
         _search(report, ledger)
@@ -197,79 +195,12 @@ def _compare(report: Report, options: ReportOptions, chosen: dict[str, Any]) -> 
         report.comparisons = ablation.compare_all(report.variants, baseline, report.measures)
         if len(report.variants) == 1:
             report.notes.append("There is one variant, so nothing to compare.")
-    references = _references(report, options.single, baseline)
-    report.delta, notes = ablation.deltas(report.variants, references, report.measures)
+    over = references(report, options.single, baseline)
+    report.delta, notes = ablation.deltas(report.variants, over, report.measures)
     report.notes += notes
     if report.delta:
-        names = list(dict.fromkeys(references[label].name for label in report.delta))
+        names = list(dict.fromkeys(over[label].name for label in report.delta))
         report.delta_over = "; ".join(names)
-
-
-def _references(report: Report, single: Sequence[Path], baseline: Variant | None) -> dict[str, Reference]:
-    """Return what each variant's Δm is counted over: given single-task runs, those of the sweep, else the baseline."""
-    if single:
-        reference = _given(report, single)
-        return {variant.label: reference for variant in report.variants}
-    own = _own_singles(report)
-    if own:
-        return own
-    if baseline is None or not any(measure.headline for measure in report.measures):
-        return {}
-    reference = Reference(f"the baseline ({baseline.label})", ablation.means_of(baseline, report.measures))
-    return {v.label: reference for v in report.variants if v.tasks == baseline.tasks and v is not baseline}
-
-
-def _given(report: Report, single: Sequence[Path]) -> Reference:
-    found, _ = collect(single)
-    baselines = Baselines.of(found)
-    for run in found:
-        if report.cells.conditions is None or run.conditions is None:
-            raise ConfigError(f"--single {run.path}: how it, or the sweep, was scored is not known")
-        if differing := differences(run.conditions, report.cells.conditions):
-            raise ConfigError(
-                f"--single {run.path}: is not comparable with the sweep; this / it: {'; '.join(differing)}"
-            )
-    means = {}
-    for measure in report.measures:
-        if measure.headline and measure.task in baselines.runs:
-            key = measure.id.partition("/")[2]
-            value = baselines.value(measure.task, key.removesuffix(SUFFIXES[report.protocol] or "\0"), report.protocol)
-            if value is not None:
-                means[measure.id] = value
-    _tell_backbones(report, found)
-    return Reference(f"the single-task runs {', '.join(run.name for run in found)}", means)
-
-
-def _tell_backbones(report: Report, singles: Sequence[Run]) -> None:
-    theirs = {str((run.backbone or {}).get("name")) for run in singles}
-    ours = {str((done.run.backbone or {}).get("name")) for done in report.cells.done if done.run is not None}
-    if ours - theirs:
-        report.notes.append(
-            f"Δm: the single-task runs have the backbone {', '.join(sorted(theirs))}, cells of the sweep "
-            f"{', '.join(sorted(ours))}."
-        )
-
-
-def _own_singles(report: Report) -> dict[str, Reference]:
-    """Return, for each variant of several tasks, the sweep's own cells of its single tasks with all else equal."""
-    singles = {}
-    for variant in report.variants:
-        if len(variant.tasks) == 1:
-            singles[variant.tasks[0], _rest(variant)] = variant
-    found = {}
-    for variant in report.variants:
-        own = [singles.get((task, _rest(variant))) for task in variant.tasks]
-        if len(variant.tasks) > 1 and all(one is not None for one in own):
-            means: dict[str, float] = {}
-            for one in own:
-                if one is not None:
-                    means |= ablation.means_of(one, report.measures)
-            found[variant.label] = Reference("the single-task cells of this sweep", means)
-    return found
-
-
-def _rest(variant: Variant) -> str:
-    return str(sorted((key, str(value)) for key, value in variant.values.items() if key != TASKS))
 
 
 # ── cost ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -290,6 +221,7 @@ def _cost(report: Report, options: ReportOptions) -> None:
         return
     path = report.plan.folder / "report" / CACHE
     try:
+        found: dict[str, Any] | None
         if options.measure:
             found = efficiency.efficiency(path, configs, options.rounds)
         else:
@@ -302,7 +234,7 @@ def _cost(report: Report, options: ReportOptions) -> None:
         return
     batch = found["machine"]["batch"]
     report.cost = {label: {**found["networks"][name], "batch": batch} for label, name in hashes.items()}
-    report.measured = {key: found[key] for key in ("date", "load", "rounds")}
+    report.measured = {key: found[key] for key in ("date", "others", "rounds")}
     report.measured |= {**found["machine"], "networks": len(configs)}
 
 
@@ -311,7 +243,8 @@ def _cost(report: Report, options: ReportOptions) -> None:
 
 def _search(report: Report, ledger: Ledgered) -> None:
     report.trials = trials_of(report.plan, report.cells)
-    report.importance, sentence = importance(ledger)
+    report.given_up = given_up(report.plan, ledger)
+    report.importance, sentence = importance(report.plan, ledger)
     report.notes += [sentence] if sentence else []
 
 
@@ -329,7 +262,8 @@ def draw(report: Report, base: Path) -> None:
 
     if report.plan.searches:
         metric, higher = report.plan.metric, report.plan.higher_is_better
-        plots.plot_history(place("history"), [(t.number, t.value) for t in report.trials], metric, higher)
+        finished = [(t.number, t.value) for t in report.trials]
+        plots.plot_history(place("history"), finished, report.given_up, metric, higher)
         if report.importance:
             plots.plot_importance(place("importance"), report.importance)
         return
@@ -346,68 +280,4 @@ def draw(report: Report, base: Path) -> None:
     if report.baseline is not None and delta and report.delta_over.startswith("the baseline"):
         delta[report.baseline.label] = 0.0
     latency = {variant.label: report.cost[variant.label]["latency_p50_ms"] for variant in timed}
-    plots.plot_pareto(place("pareto"), timed, latency, headlines, delta)
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """Return a report with the scores of every seed: all tables can be made anew from it."""
-    plan = report.plan
-    some = report.cells.done[0].result
-    return {
-        "kind": KIND,
-        "time": runs.timestamp(),
-        "command": ["m2h", "sweep", "report", *report.words],
-        "sweep": {
-            **{key: getattr(plan, key) for key in ("name", "file", "experiment", "method", "metric", "words", "made")},
-            "goal": "maximize" if plan.higher_is_better else "minimize",
-            "parameters": {name: dataclasses.asdict(p) for name, p in plan.parameters.items()},
-            "cells": report.cells.planned,
-            "finished": len(report.cells.done),
-        },
-        "provenance": {key: some.get(key) for key in ("git", "versions", "device", "data", "evaluation", "time")},
-        "warnings": report.warnings,
-        "protocol": report.protocol,
-        "columns": [
-            {"id": m.id, "title": m.title, "unit": m.name.unit, "higher_is_better": m.name.higher_is_better}
-            for m in report.measures
-        ],
-        "baseline": report.baseline.label if report.baseline else None,
-        "variants": [_variant_json(report, variant) for variant in report.variants],
-        "comparisons": [
-            {"variant": c.label, "column": c.measure.id, "mean": c.gap.mean, "half_width_95": c.gap.half, "n": c.gap.n}
-            | {"p": c.gap.p, "p_holm": c.p, "verdict": c.verdict}
-            for c in report.comparisons
-        ],
-        "delta_m_over": report.delta_over or None,
-        "efficiency": report.measured or None,
-        "trials": [
-            {"cell": t.done.cell, "number": t.number, "values": t.variant.values, "score": t.value}
-            for t in report.trials
-        ],
-        "importance": report.importance,
-        "missing": [dataclasses.asdict(missing) for missing in report.cells.missing],
-        "notes": report.notes,
-    }
-
-
-KIND = "report of m2h sweep"
-
-
-def _variant_json(report: Report, variant: Variant) -> dict[str, Any]:
-    statistic = {}
-    for measure in report.measures:
-        found = ablation.spread(variant, measure)
-        if found is not None:
-            half = None if math.isnan(found[1]) else found[1]
-            statistic[measure.id] = {"mean": found[0], "half_width_95": half, "n": found[2]}
-    return {
-        "label": variant.label,
-        "values": variant.values,
-        "planned_seeds": variant.planned,
-        "cells": {seed: done.cell for seed, done in variant.done.items()},
-        "scores": {measure.id: variant.scores(measure) for measure in report.measures},
-        "statistics": statistic,
-        "delta_m": report.delta.get(variant.label),
-        "efficiency": report.cost.get(variant.label),
-        "peak_memory_mb": report.memory.get(variant.label),
-    }
+    plots.plot_pareto(place("pareto"), timed, latency, headlines, delta, report.baseline)

@@ -16,6 +16,7 @@ from m2h_lightning.report.collect import Run, differences, read_run
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.outcome import metric_of, read_outcome
 from m2h_lightning.sweeps.cells import as_text, short_names
+from m2h_lightning.sweeps.drawing import no_warnings
 from m2h_lightning.sweeps.ledger import AGAIN, ATTEMPT, CELL, REASON
 from m2h_lightning.sweeps.parameters import SEED
 from m2h_lightning.sweeps.plan import Plan
@@ -69,8 +70,9 @@ def read_ledger(plan: Plan) -> Ledgered:
         if url.startswith(kind) and not Path(url.removeprefix(kind)).is_file():
             return Ledgered(warning=f"there is no ledger {Path(url).name}: why cells are missing is not known")
     try:
-        study = optuna.load_study(study_name=plan.name, storage=open_storage(plan.storage, plan.folder))
-        trials = study.get_trials(deepcopy=False)
+        with no_warnings():
+            study = optuna.load_study(study_name=plan.name, storage=open_storage(plan.storage, plan.folder))
+            trials = study.get_trials(deepcopy=False)
     except M2HError as error:
         return Ledgered(warning=f"the ledger was not read: {error}")
     except KeyError:
@@ -228,7 +230,7 @@ def label_variants(variants: Mapping[str, Mapping[str, Any]], otherwise: str) ->
 
     Args:
         variants: Values by dotted key, by the variant.
-        otherwise: The name where nothing differs.
+        otherwise: The name where nothing differs; "–" names those whose values are not drawn yet.
 
     Example:
         >>> values = {"a": {"model.wmca.enabled": True, "lr": 1}, "b": {"model.wmca.enabled": False, "lr": 1}}
@@ -240,7 +242,7 @@ def label_variants(variants: Mapping[str, Mapping[str, Any]], otherwise: str) ->
     found = {}
     for key, values in variants.items():
         parts = [_words(names[name], values[name]) for name in swept if name in values]
-        found[key] = ", ".join(parts) or otherwise
+        found[key] = ", ".join(parts) or ("–" if swept else otherwise)
     return found
 
 
@@ -260,6 +262,8 @@ def shown_value(value: Any) -> str:
     """Return a value as people write it: four digits of a float, a file by its stem, a list without brackets."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {shown_value(item)}" for key, item in value.items())
     if isinstance(value, list):
         return "+".join(shown_value(item) for item in value)
     text = as_text(value)

@@ -7,7 +7,7 @@ import io
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,21 @@ from m2h_lightning.sweeps.again import run_command
 from m2h_lightning.sweeps.cells import as_text
 from m2h_lightning.sweeps.efficiency import FOR_P95
 from m2h_lightning.sweeps.parameters import SEED
-from m2h_lightning.sweeps.report import KIND, Report, as_json, draw
+from m2h_lightning.sweeps.report import Report, draw
 from m2h_lightning.sweeps.report_cells import shown_value
+from m2h_lightning.sweeps.report_json import KIND, as_json
 from m2h_lightning.sweeps.report_search import BEST, trial_table
 
 PICTURES = {
-    "scores": "Scores over what was swept: means with 95 % intervals, a dot per seed, the baseline dashed",
+    "scores": "Scores over what was swept: means with 95 % intervals, a dot per seed, the baseline dashed; intervals "
+    "much wider than the spread of all seeds are cut",
     "pareto": "Accuracy against latency",
     "history": "Course of the search",
     "importance": "Importance of the parameters",
 }
 _ENDINGS = (".md", ".csv", ".json")
-BUSY = 0.3
-"""Processes that want to run, as a share of the cores, above which other work slows a measurement."""
+BUSY = 0.15
+"""Share of the machine's cores that others use, above which a measurement is told to be slowed."""
 
 
 def check_target(base: Path) -> None:
@@ -111,7 +113,7 @@ def _intro(report: Report) -> list[str]:
     some = cells.done[0].result
     swept = [p for p in plan.parameters.values() if p.swept and p.name != SEED]
     what = " × ".join(
-        f"`{p.name}` ({', '.join(shown_value(v) for v in p.values)})" if p.values else f"`{p.name}`" for p in swept
+        f"`{p.name}` ({_choices(p.values)})" if p.values else f"`{p.name}` ({p.low:.4g} to {p.high:.4g})" for p in swept
     )
     seeds = sorted({seed for variant in report.variants for seed in variant.planned})
     data = (some.get("data") or {}).get("name")
@@ -126,6 +128,11 @@ def _intro(report: Report) -> list[str]:
     lines = [f"{what} {verb} swept{repeated}{where}{experiment}. {state}.", "", "```sh", run_command(plan)]
     lines += [shlex.join(["m2h", "sweep", "report", *report.words]), "```", "", _where(report)]
     return lines
+
+
+def _choices(values: Sequence[Any]) -> str:
+    groups = any(isinstance(value, Mapping) for value in values)
+    return markdown_text(("; " if groups else ", ").join(shown_value(value) for value in values))
 
 
 def _where(report: Report) -> str:
@@ -215,10 +222,11 @@ def _measured(report: Report) -> str:
     text += f"after {m['warm_up']} passes to warm up, with random weights (the speed does not depend on them)."
     if rounds["latency"] < FOR_P95:
         text += f" No p95: {rounds['latency']} rounds are too few, it needs {FOR_P95}."
-    if m["load"] is not None and m["cores"] and m["load"] > BUSY * m["cores"]:
+    if m["others"] is not None and m["others"] > BUSY * m["cores"]:
         text += (
-            f" **The machine was busy** (load {m['load']:.1f} on {m['cores']} cores): the times are too long; compare "
-            "them with each other only, and measure again on an idle machine (--rounds 50)."
+            f" **The machine was busy**: other processes used {m['others']:.1f} of its {m['cores']} cores meanwhile, "
+            "so these times are too long; compare them with each other only, and measure again when it is idle "
+            "(--rounds 50)."
         )
     return text
 
@@ -227,6 +235,9 @@ def _trials(report: Report) -> list[str]:
     shown = min(BEST, len(report.trials))
     lines = [f"## The best {shown} of {len(report.trials)} runs", "", *trial_table(report.plan, report.trials), ""]
     lines += ["Each run has one seed: repeat the best values with a grid over seeds before believing a difference.", ""]
+    if report.importance:
+        shares = ", ".join(f"{markdown_text(name)} {share:.2f}" for name, share in report.importance.items())
+        lines += [f"Importance of the parameters (PED-ANOVA, shares of 1): {shares}.", ""]
     return lines
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,9 @@ HEARTBEAT_S = int(os.environ.get("M2H_HEARTBEAT_S", "60"))
 GRACE_S = int(os.environ.get("M2H_GRACE_S", "300"))
 """Seconds between signs of life of a running cell in the ledger, and after which it counts as lost, where nobody can be
 asked."""
+
+OPENINGS = 10
+"""How often a database is opened while others make its tables."""
 
 CONNECT_S = 20
 """Seconds to wait for a server's answer."""
@@ -131,7 +136,7 @@ def _grpc(url: str) -> BaseStorage:
 def _database(url: str) -> BaseStorage:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage, get_storage
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
     kind, _, place = url.partition("://")
     if kind in ("postgres", "postgresql"):  # whose own choice of a driver differs between SQLAlchemy 2.0 and 2.1
@@ -143,10 +148,16 @@ def _database(url: str) -> BaseStorage:
         connect = {"connect_timeout": CONNECT_S}
     options = {"pool_pre_ping": True, "connect_args": connect}
     try:
-        # With its cache: finished trials are read once.
-        return get_storage(
-            RDBStorage(f"{kind}://{place}", heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options)
-        )
+        for left in reversed(range(OPENINGS)):
+            try:
+                storage = RDBStorage(
+                    f"{kind}://{place}", heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options
+                )
+                return get_storage(storage)  # with its cache: finished trials are read once
+            except (IntegrityError, ProgrammingError):  # another process makes the same tables in a new database
+                if not left:
+                    raise
+                time.sleep(random.uniform(0.1, 0.5))
     except ImportError as error:
         package = "psycopg2" if "psycopg2" in str(error) or url.startswith("postgres") else str(error).split("'")[1]
         raise MissingExtraError(package, "postgres", f"--storage {shown_url(url)}") from error
@@ -156,3 +167,4 @@ def _database(url: str) -> BaseStorage:
         ) from error
     except (SQLAlchemyError, StorageInternalError) as error:
         raise DataError(f"--storage {shown_url(url)}: cannot be reached: {one_line(error)}") from error
+    raise AssertionError("not reached")

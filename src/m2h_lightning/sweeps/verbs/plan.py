@@ -1,4 +1,7 @@
-"""``m2h sweep plan``: every cell of a sweep with its state, its cost and its command. Starts and writes nothing."""
+"""``m2h sweep plan``: every cell of a sweep with its state, its cost and its command. Starts nothing.
+
+Nothing is written either, but with ``--save``: then workers may be started by whatever starts processes on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--workers", type=_positive, default=1, help="cells at a time, for the time of the whole sweep")
     parser.add_argument("--probe", action="store_true", help="measure a few steps of every variant that has no run yet")
     parser.add_argument("--commands", action="store_true", help="print the commands of the missing cells, nothing else")
+    parser.add_argument("--save", action="store_true", help="write plan.json: m2h sweep worker FOLDER then runs cells")
     own, extra = split(words)
     options = parser.parse_args(own)
     plan = checked(merged(planned(options, extra)))
@@ -41,6 +45,8 @@ def main(words: list[str]) -> int:
         raise ConfigError(f"--commands: {plan.file} is a search, whose values are drawn when a run starts")
     if options.probe and (plan.searches or fit_words(plan.cells[0].command) is None):
         raise ConfigError("--probe measures the cells of a grid that run m2h fit; the first runs tell what others cost")
+    if options.save:
+        plan.save()
     states = _states(plan)
     missing = [cell for cell in plan.cells if states[cell.id] not in ENDED]
     if options.commands:

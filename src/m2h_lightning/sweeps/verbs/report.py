@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
         "--rounds",
         type=_rounds,
         metavar="N",
-        help="measure latency anew, with N rounds (default: 50 or what a few minutes allow, and only what is not known)",
+        help="measure latency anew, with N rounds (default: what is not known yet, 50 rounds if time allows)",
     )
     parser.add_argument("--no-plots", action="store_true", help="draw no pictures")
     options = parser.parse_args(words)
