@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from cli_helpers import process_environment
-
 from m2h_lightning.sweeps.file import read_sweep
 from m2h_lightning.sweeps.plan import Plan, Request, make_plan
 

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from cli_helpers import TINY, process_environment, write
 from ledger_cells import CACHE, events, plan_of, processes_of, python_cells, sweep, sweep_file
-
 from m2h_lightning.sweeps.ledger import Ledger
 from m2h_lightning.sweeps.workers import alive, read_workers
 

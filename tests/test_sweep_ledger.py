@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ledger_cells import plan_of, python_cells, sweep_file
-from postgres_server import postgres_server
 
+from ledger_cells import plan_of, python_cells, sweep_file
 from m2h_lightning.errors import DataError
 from m2h_lightning.sweeps import ledger as module
 from m2h_lightning.sweeps import storage, workers
 from m2h_lightning.sweeps.ledger import Ledger
 from m2h_lightning.sweeps.workers import Worker, register
+from postgres_server import postgres_server
 
 
 @pytest.fixture(scope="session")

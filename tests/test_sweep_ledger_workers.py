@@ -11,16 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
-from ledger_cells import SHELL, events, plan_of, processes_of, python_cells, sweep, sweep_file
-from postgres_server import postgres_server
-from test_sweep_kill import wait_until
 
+from ledger_cells import SHELL, events, plan_of, processes_of, python_cells, sweep, sweep_file
 from m2h_lightning.errors import ConfigError, DataError
-from m2h_lightning.sweeps import child, run as running, worker as working
+from m2h_lightning.sweeps import child
+from m2h_lightning.sweeps import run as running
+from m2h_lightning.sweeps import worker as working
 from m2h_lightning.sweeps.ledger import Ledger
 from m2h_lightning.sweeps.run import RunOptions, slots, visible_gpus
 from m2h_lightning.sweeps.worker import Work, WorkerOptions
 from m2h_lightning.sweeps.workers import read_workers, register
+from postgres_server import postgres_server
+from test_sweep_kill import wait_until
 
 
 @pytest.mark.parametrize("kind", ["journal", "postgresql"])
@@ -171,8 +173,8 @@ def test_half_the_batch_after_out_of_memory(tmp_path, monkeypatch):
     fake = tmp_path / "m2h_lightning"  # its name makes it a training run of this package
     fake.write_text(
         "#!/bin/sh\n"
-        'case "$*" in *batch_size*) printf \'{"metrics": {"val": {"score": 1}}}\' > /dev/null;; esac\n'
-        'd="$M2H_CELL"; mkdir "$d" || exit 9; echo "data: {class_path: x.Y, init_args: {batch_size: 6}}" > "$d/config.yaml"\n'
+        'd="$M2H_CELL"; mkdir "$d" || exit 9; '
+        'echo "data: {class_path: x.Y, init_args: {batch_size: 6}}" > "$d/config.yaml"\n'
         'case "$*" in *"--data.batch_size 3 --trainer.accumulate_grad_batches 2"*) '
         'printf \'{"metrics": {"val": {"score": 1}}}\' > "$d/result.json"; exit 0;; esac\n'
         "echo CUDA out of memory; exit 1\n"

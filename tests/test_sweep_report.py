@@ -14,40 +14,8 @@ from scipy import stats
 from cli_helpers import TINY, m2h, write
 from m2h_lightning.report.plots import pareto
 from m2h_lightning.report.statistics import holm, interval, paired
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.plan import Plan, Request, make_plan
-from result_files import result
-
-SWEEP = """
-method: grid
-metric: {name: test/semseg/miou, goal: maximize}
-parameters:
-  model.wmca.window_size: {values: [5, 7]}
-  seed_everything: {values: [0, 1, 2]}
-command: [python, -m, m2h_lightning, fit, --config, "${envvar:EXPERIMENT}", "${args}"]
-"""
-
-
-def make(root: Path, scores: dict[int, list[float]], **others) -> Plan:
-    """Plan a sweep and write the results of its cells: mIoU by window size and seed; the rest is not run."""
-    (root / "window.yaml").write_text(SWEEP)
-    plan = make_plan(read_sweep(root / "window.yaml"), Request(experiment="e.yaml", root=str(root / "runs")))
-    plan.save()
-    for cell in plan.cells:
-        values = scores[cell.overrides["model.wmca.window_size"]]
-        seed = cell.overrides["seed_everything"]
-        if seed < len(values):
-            folder = plan.folder_of(cell.id)
-            folder.mkdir()
-            extra = others if cell is plan.cells[-1] else {}
-            content = result(scores={"semseg": {"miou": values[seed]}}, seed=seed, **extra)
-            (folder / "result.json").write_text(json.dumps(content))
-    return plan
-
-
-def report(plan: Plan, *words) -> dict:
-    assert m2h("sweep", "report", plan.folder, "--no-measure", "--no-plots", *words) == 0
-    return json.loads((plan.folder / "report" / "report.json").read_text())
+from m2h_lightning.sweeps.efficiency import Budget, in_turn
+from report_sweeps import make, report
 
 
 @given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=8))
@@ -127,6 +95,10 @@ def test_csv_has_every_score_and_no_formula(tmp_path):
     rows = list(csv.DictReader((plan.folder / "report" / "report.csv").open()))
     assert sorted(float(r["value"]) for r in rows if r["metric"] == "semseg/miou") == [0.4, 0.41, 0.42, 0.5, 0.51, 0.53]
     assert not any(text[:1] in "=+@" for row in rows for text in row.values() if text)
+    units = {r["metric"]: r["unit"] for r in rows}
+    assert [units[name] for name in ("semseg/miou", "depth/rmse_m", "normals/mean_deg_per_image", "loss")] == [
+        "share", "m", "°", "",
+    ]  # fmt: skip
 
 
 def test_nothing_finished_and_foreign_files_are_refused(tmp_path, capsys):
@@ -147,15 +119,44 @@ def test_pictures_are_drawn(tmp_path):
 def test_a_real_network_is_measured(tmp_path, monkeypatch):
     from m2h_lightning.sweeps import efficiency
 
-    monkeypatch.setattr(efficiency, "ROUNDS", 3)
     config = Path(write(tmp_path / "config.yaml", TINY))
     name = efficiency.network_hash(config)
-    found = efficiency.efficiency(tmp_path / "efficiency.json", {name: config})
-    cost = found["networks"][name]
-    assert cost["size"] == [32, 32]
+    path = tmp_path / "efficiency.json"
+    few = efficiency.efficiency(path, {name: config}, rounds=3)
+    cost = few["networks"][name]
+    assert (cost["size"], cost["latency_p95_ms"], few["rounds"]["latency"]) == ([32, 32], None, 3)
     assert cost["parameters"] > 1000
+    assert efficiency.efficiency(path, {name: config}) == few  # from the file
+    many = efficiency.efficiency(path, {name: config}, rounds=20)
+    cost = many["networks"][name]
+    assert many["rounds"]["latency"] == 20
     assert 0 < cost["latency_p50_ms"] <= cost["latency_p95_ms"]
-    monkeypatch.setattr(efficiency, "measure", None)  # the second time comes from the file
-    assert efficiency.efficiency(tmp_path / "efficiency.json", {name: config}) == found
+    monkeypatch.setattr(efficiency, "measure", None)
+    assert efficiency.efficiency(path, {name: config}) == many
+    assert efficiency.cached(path, {name, "another"}, None) is None
     other = Path(write(tmp_path / "other.yaml", TINY.replace("window_size: 5", "window_size: 7")))
     assert efficiency.network_hash(other) != name
+    same = TINY.replace("  channels: 8", "  loss_weights: {depth: 2.0}\n  channels: 8")
+    same = Path(write(tmp_path / "same.yaml", f"seed_everything: 3\n{same}"))
+    assert efficiency.network_hash(same) == name
+
+
+def test_rounds_take_turns_and_end_in_time():
+    """A pass lasts 1 s by this clock; round by round another network is the first."""
+    now, order = [0.0], []
+
+    def network(name):
+        def run():
+            now[0] += 1.0
+            order.append(name)
+            return 1.0
+
+        return run
+
+    budget = Budget(rounds=50, needed=6, least=2, wanted_s=10, needed_s=30)
+    times = in_turn({"a": network("a"), "b": network("b")}, budget, lambda: now[0])
+    assert order[:8] == ["a", "a", "b", "b", "a", "b", "b", "a"]  # two passes each to warm up
+    assert {name: len(values) for name, values in times.items()} == {"a": 6, "b": 6}  # 12 s: all that are needed
+    assert [budget.goes_on(*at) for at in ((0, 99), (2, 29), (2, 31), (6, 9), (6, 11), (50, 1))] == [
+        True, True, False, True, False, False,
+    ]  # fmt: skip

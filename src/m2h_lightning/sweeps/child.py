@@ -47,8 +47,12 @@ def dies_with_parent(how: signal.Signals, parent: int) -> Any:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[int | None]:
+def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
     """Hold a lock that the processes started meanwhile share: it is free when all of them have ended.
+
+    Args:
+        path: Its file.
+        wait: Wait until nobody else holds it.
 
     Yields:
         Its descriptor, to be passed on; None where somebody holds it. -1 where the file system has no locks.
@@ -57,7 +61,7 @@ def lock(path: Path) -> Iterator[int | None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             yield None if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else -1
             return

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from m2h_lightning.errors import DataError, M2HError
 from m2h_lightning.runs.outcome import metric_of, read_outcome
+from m2h_lightning.sweeps import child
+from m2h_lightning.sweeps.cells import Cell
 from m2h_lightning.sweeps.drawing import as_parameters, draw, drawn
 from m2h_lightning.sweeps.patience import Patient, one_line
-from m2h_lightning.sweeps.plan import Plan
+from m2h_lightning.sweeps.plan import LOCKS, Plan
 from m2h_lightning.sweeps.storage import GRACE_S, HEARTBEAT_S, absolute_url, open_storage, shown_url
 from m2h_lightning.sweeps.workers import Worker, alive, known_alive, read_workers, recent
 
@@ -112,6 +114,8 @@ class Ledger:
         self._storage = cast(Any, Patient(self._raw, name, patience, stop))  # stands for a BaseStorage
         self._beats = is_heartbeat_enabled(self._raw)
         self._beaten, self._beating = 0.0, -1
+        self._queue: list[FrozenTrial] = []
+        self._known_until = 0.0
         direction: Literal["minimize", "maximize"] = "maximize" if plan.higher_is_better else "minimize"
         try:
             self.study: Study = optuna.create_study(
@@ -153,19 +157,29 @@ class Ledger:
         May be done by several processes at once: of two trials for the same attempt the first one counts. A cell that
         has a result but no trial, because the ledger was lost, is entered as done.
         """
-        every = self._every_trial()
+        if not self._to_enroll(self._every_trial()):
+            return
+        with child.lock(self.plan.folder / LOCKS / "enroll.lock", wait=True):  # workers that start together
+            for cell, last, doubles in self._to_enroll(self._every_trial()):
+                if last is None:
+                    self._first(cell.id, cell.overrides)
+                elif _is_to_be_tried_again(last):
+                    self._again(last)
+                for trial in doubles:  # nobody claims it: for people who look at the study
+                    self._end(trial._trial_id, "FAIL", {REASON: DUPLICATE})
+
+    def _to_enroll(
+        self, every: dict[str, dict[int, list[FrozenTrial]]]
+    ) -> list[tuple[Cell, FrozenTrial | None, list[FrozenTrial]]]:
+        """Return the cells with which something is to be done, their last attempts, and waiting trials too many."""
+        found = []
         for cell in self.plan.cells:
-            attempts = every.get(cell.id)
-            if not attempts:
-                self._first(cell.id, cell.overrides)
-                continue
-            last = attempts[max(attempts)][0]
-            if last.state.name == "FAIL" and last.user_attrs.get(AGAIN):
-                self._again(last)
-            for trials in attempts.values():
-                for trial in trials[1:]:
-                    if trial.state.name == "WAITING":  # nobody claims it: for people who look at the study
-                        self._end(trial._trial_id, "FAIL", {REASON: DUPLICATE})
+            attempts = every.get(cell.id, {})
+            last = attempts[max(attempts)][0] if attempts else None
+            doubles = [t for trials in attempts.values() for t in trials[1:] if t.state.name == "WAITING"]
+            if last is None or doubles or _is_to_be_tried_again(last):
+                found.append((cell, last, doubles))
+        return found
 
     def _first(self, cell: str, overrides: dict[str, Any] | None) -> None:
         fixed = drawn(self.plan, cell) if overrides is None else None
@@ -229,21 +243,31 @@ class Ledger:
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        order = {cell.id: index for index, cell in enumerate(self.plan.cells)}
-        waiting = [
-            (order[cell], attempts[-1])
-            for cell, attempts in self._trials().items()
-            if attempts[-1].state == TrialState.WAITING and (only is None or cell == only)
-        ]
-        for _, trial in sorted(waiting, key=lambda pair: pair[0]):
-            worker.trials = [trial._trial_id]
-            worker.save()  # before the claim: see workers.py
-            with contextlib.suppress(UpdateFinishedTrialError):
-                if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                    return self._claimed(trial, worker)
+        for fresh in (False, True):
+            if fresh or time.monotonic() > self._known_until:
+                self._read_queue()
+            while (trial := next((t for t in self._queue if only in (None, t.user_attrs[CELL])), None)) is not None:
+                self._queue.remove(trial)
+                worker.trials = [trial._trial_id]
+                worker.save()  # before the claim: see workers.py
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                        return self._claimed(trial, worker)
         worker.trials = []
         worker.save()
         return None
+
+    def _read_queue(self) -> None:
+        """Read which trials wait, in the plan's order.
+
+        A database reads hundreds of them in a second, so this is done again only after 20 times what it took, or when
+        none is left: a trial that another worker has claimed meanwhile is refused by the storage.
+        """
+        began = time.monotonic()
+        trials = self._trials()
+        last = [trials[cell.id][-1] for cell in self.plan.cells if cell.id in trials]
+        self._queue = [trial for trial in last if trial.state.name == "WAITING"]
+        self._known_until = time.monotonic() + 20 * (time.monotonic() - began)
 
     def _claimed(self, trial: FrozenTrial, worker: Worker) -> Claim:
         cell, words = trial.user_attrs[CELL], tuple(trial.user_attrs.get(WORDS, ()))
@@ -365,6 +389,10 @@ class Ledger:
         if self._beats:  # a trial with an owner has a heartbeat; without one only its start can tell
             return trial._trial_id not in silent and (noted is not None or _recent_sign(trial))
         return _recent_sign(trial)
+
+
+def _is_to_be_tried_again(last: FrozenTrial) -> bool:
+    return last.state.name == "FAIL" and bool(last.user_attrs.get(AGAIN))
 
 
 def _now() -> datetime.datetime:

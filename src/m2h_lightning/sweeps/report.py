@@ -226,8 +226,8 @@ def _cost(report: Report, options: ReportOptions) -> None:
             found = efficiency.efficiency(path, configs, options.rounds)
         else:
             found = efficiency.cached(path, set(configs), None)
-    except M2HError as error:
-        report.notes.append(f"The cost of the networks could not be measured: {error}")
+    except (M2HError, RuntimeError) as error:  # PyTorch's for too little memory too
+        report.notes.append(f"The cost of the networks could not be measured: {' '.join(str(error).split())}")
         return
     if found is None:
         report.notes.append("The cost of the networks was not measured (--no-measure).")

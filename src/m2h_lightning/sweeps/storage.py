@@ -136,7 +136,7 @@ def _grpc(url: str) -> BaseStorage:
 def _database(url: str) -> BaseStorage:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage, get_storage
-    from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
     kind, _, place = url.partition("://")
     if kind in ("postgres", "postgresql"):  # whose own choice of a driver differs between SQLAlchemy 2.0 and 2.1
@@ -154,8 +154,12 @@ def _database(url: str) -> BaseStorage:
                     f"{kind}://{place}", heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, engine_kwargs=options
                 )
                 return get_storage(storage)  # with its cache: finished trials are read once
-            except (IntegrityError, ProgrammingError):  # another process makes the same tables in a new database
-                if not left:
+            except (
+                IntegrityError,
+                ProgrammingError,
+                OperationalError,
+            ) as error:  # others make the same tables meanwhile
+                if not left or (isinstance(error, OperationalError) and "already exists" not in str(error)):
                     raise
                 time.sleep(random.uniform(0.1, 0.5))
     except ImportError as error:
