@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cli_helpers import TINY, m2h, write
-from m2h_lightning.report.plots import pareto
+from m2h_lightning.report.plots_pareto import pareto
 from m2h_lightning.report.statistics import holm, interval, paired
 from m2h_lightning.sweeps.efficiency import Budget, in_turn
 from report_sweeps import make, report

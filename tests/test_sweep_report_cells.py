@@ -218,15 +218,18 @@ def test_a_report_changes_nothing_and_names_what_is_missing(tmp_path, capsys):
 
 
 def test_names_are_escaped(tmp_path, capsys):
+    """And a key whose last word alone says nothing has the word before."""
     text = SWEEP.replace("[5, 7]", "['a|b', '<i>*x*']").replace("model.wmca.window_size", "model.optimizer.name")
     plan = planned(tmp_path, text)
     for number, cell in enumerate(plan.cells):
         put(plan, cell.id, result(scores={"semseg": {"miou": 0.4 + number / 100}}))
     report(plan)
     page = capsys.readouterr().out
-    assert "name a\\|b (baseline)" in page
-    assert "name \\<i\\>\\*x\\*" in page
+    assert "optimizer.name a\\|b (baseline)" in page
+    assert "optimizer.name \\<i\\>\\*x\\*" in page
     assert "<i>" not in page
+    again = report(plan, "--baseline", "optimizer.name=<i>*x*")
+    assert again["baseline"] == "optimizer.name <i>*x*"
 
 
 def test_other_commits_and_a_dirty_tree_are_told(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: scores over what was swept, accuracy against latency, the course of a search."""
+"""Pictures of a sweep: scores over what was swept, the course of a search, the importances of its parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def need_matplotlib() -> None:
         raise MissingExtraError("matplotlib", "report", "pictures in a report (--no-plots leaves them out)") from error
 
 
-def _figure(panels: int, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
+def figure_of(panels: int, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
     """Return a figure of that many panels; made without pyplot, which would look for a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -53,7 +53,8 @@ def _figure(panels: int, height: float = 2.7, columns: int = 3) -> tuple[Figure,
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
@@ -103,7 +104,7 @@ def plot_scores(
     axis = choose_axis(variants, swept)
     long = axis.key is None
     tall = 0.2 * len(variants) + 1.3 if long else 2.7
-    figure, panels = _figure(len(measures), tall)
+    figure, panels = figure_of(len(measures), tall)
     lines = _lines(variants, swept, axis)
     for number, (panel, measure) in enumerate(zip(panels, measures, strict=True)):
         if baseline is not None and (middle := baseline.mean(measure)) is not None:
@@ -111,7 +112,7 @@ def plot_scores(
             draw(middle * measure.name.scale, color="#777777", linestyle="--", linewidth=1, zorder=1)
         for index, (label, members) in enumerate(lines.items()):
             _draw_line(panel, members, measure, axis, index, index - (len(lines) - 1) / 2, label)
-        _limit(panel, variants, measure, panel.set_xlim if long else panel.set_ylim)
+        limit(panel, variants, measure, panel.set_xlim if long else panel.set_ylim)
         if long:
             panel.set_xlabel(measure.heading, fontsize=9)
             panel.set_yticks(range(len(variants)))
@@ -136,7 +137,7 @@ def plot_scores(
     if len(lines) > 1:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(lines)), fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _lines(variants: Sequence[Variant], swept: Sequence[str], axis: Axis) -> dict[str, list[Variant]]:
@@ -207,7 +208,7 @@ def _draw_line(
         panel.errorbar(places, means, yerr=halves, label=label, **style)
 
 
-def _limit(
+def limit(
     panel: Axes, variants: Sequence[Variant], measure: Measure, set_limits: Callable[[float, float], Any]
 ) -> None:
     """End the axis of scores not far from the seeds: intervals of two seeds would press all else into a line."""
@@ -222,125 +223,6 @@ def _limit(
     low, high = max(min(ends), min(values) - room), min(max(ends), max(values) + room)
     margin = 0.05 * (high - low)
     set_limits(low - margin, high + margin)
-
-
-def pareto(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[int]:
-    """Return the indices of points that no other one beats in both: lower latency and a better score.
-
-    Args:
-        points: Latency and score.
-        higher_is_better: Direction of the score.
-
-    Example:
-        >>> pareto([(1.0, 0.5), (2.0, 0.4), (3.0, 0.9)], True)
-        [0, 2]
-    """
-    sign = 1.0 if higher_is_better else -1.0
-    return [
-        index
-        for index, (x, y) in enumerate(points)
-        if not any(a <= x and sign * b >= sign * y and (a < x or sign * b > sign * y) for a, b in points)
-    ]
-
-
-def plot_pareto(
-    path: Path,
-    variants: Sequence[Variant],
-    latency: Mapping[str, float],
-    measures: Sequence[Measure],
-    delta: Mapping[str, float],
-    baseline: Variant | None = None,
-) -> None:
-    """Draw each headline, and Δm, against latency; the variants are numbered, the legend names them.
-
-    Args:
-        path: The PNG.
-        variants: Those with a latency.
-        latency: Median of one image in milliseconds, by label.
-        measures: One panel each.
-        delta: Δm in percent by label; empty draws no panel.
-        baseline: Told in the legend.
-    """
-    titles = [measure.heading for measure in measures] + (["Δm ↑ (%)"] if delta else [])
-    figure, panels = _figure(len(titles), 2.7)
-    for panel, title, measure in zip(panels, titles, [*measures, None][: len(titles)], strict=True):
-        points = []
-        for number, variant in enumerate(variants, 1):
-            value = delta.get(variant.label) if measure is None else variant.mean(measure)
-            if value is not None:
-                points.append((number, latency[variant.label], value * (measure.name.scale if measure else 1.0)))
-        panel.set_title(title, fontsize=9)
-        panel.set_xlabel("latency p50, 1 image (ms)", fontsize=9)
-        panel.margins(0.15)
-        if not points:
-            continue
-        front = pareto([(x, y) for _, x, y in points], measure is None or measure.name.higher_is_better)
-        best = sorted((points[index][1], points[index][2]) for index in front)
-        panel.plot(*zip(*best, strict=True), color=COLOURS[1], linewidth=1.2, zorder=1)
-        if measure is not None:
-            _intervals(panel, variants, latency, measure)
-        for index, (_, x, y) in enumerate(points):
-            colour = COLOURS[1] if index in front else COLOURS[0]
-            panel.scatter([x], [y], s=26, color=colour, marker="D" if index in front else "o", zorder=2)
-    names = "\n".join(
-        _wrapped(
-            [
-                f"{number} {variant.label}{' (baseline)' if variant is baseline else ''}"
-                for number, variant in enumerate(variants, 1)
-            ]
-        )
-    )
-    key = "orange diamonds: the front, whose means no other variant beats in both; grey: 95 % interval over seeds"
-    figure.supxlabel(f"{names}\n{key}", fontsize=8)
-    figure.draw_without_rendering()
-    for panel, measure in zip(panels, [*measures, None][: len(titles)], strict=True):
-        values = [delta.get(v.label) if measure is None else v.mean(measure) for v in variants]
-        scale = measure.name.scale if measure else 1.0
-        _number(
-            panel,
-            [
-                (n, latency[v.label], y * scale)
-                for n, (v, y) in enumerate(zip(variants, values, strict=True), 1)
-                if y is not None
-            ],
-        )
-    _save(figure, path)
-
-
-def _intervals(panel: Axes, variants: Sequence[Variant], latency: Mapping[str, float], measure: Measure) -> None:
-    """Draw the 95 % intervals of a score over seeds behind its points."""
-    for variant in variants:
-        found = spread(variant, measure)
-        if found is not None and not math.isnan(found[1]):
-            mean, half = found[0] * measure.name.scale, found[1] * measure.name.scale
-            panel.errorbar([latency[variant.label]], [mean], yerr=[half], color="#bbbbbb", elinewidth=0.9, zorder=0)
-    _limit(panel, variants, measure, panel.set_ylim)
-
-
-def _wrapped(names: Sequence[str], width: int = 140) -> list[str]:
-    """Put names into lines of at most ``width`` characters."""
-    lines: list[str] = []
-    for name in names:
-        if lines and len(lines[-1]) + len(name) + 4 <= width:
-            lines[-1] += f"    {name}"
-        else:
-            lines.append(name)
-    return lines
-
-
-def _number(panel: Axes, points: Sequence[tuple[int, float, float]]) -> None:
-    """Write the numbers beside their points, each where no point and no other number is."""
-    taken = [tuple(panel.transData.transform((x, y))) for _, x, y in points]
-    for number, x, y in points:
-        px, py = panel.transData.transform((x, y))
-        ring = [
-            (r * math.cos(a), r * math.sin(a)) for r in (13, 21, 30, 40) for a in (0.8, 2.3, 3.9, 5.5, 0, 3.14, 1.57)
-        ]
-        room = [max(0.0, 11 - min(math.dist((px + dx, py + dy), other) for other in taken)) for dx, dy in ring]
-        dx, dy = ring[min(range(len(ring)), key=lambda index: (room[index], index))]
-        taken.append((px + dx, py + dy))
-        at = panel.transData.inverted().transform((px + dx, py + dy))
-        panel.text(at[0], at[1], str(number), fontsize=8, ha="center", va="center", zorder=3)
 
 
 def plot_history(
@@ -359,7 +241,7 @@ def plot_history(
         metric: Name of the score.
         higher_is_better: Its direction.
     """
-    figure, (panel,) = _figure(1, 2.9)
+    figure, (panel,) = figure_of(1, 2.9)
     ordered = sorted(values)
     best, so_far = [], None
     for _, value in ordered:
@@ -376,15 +258,15 @@ def plot_history(
     panel.set_ylabel(f"{metric} {'↑' if higher_is_better else '↓'}", fontsize=9)
     panel.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     panel.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_importance(path: Path, importance: Mapping[str, float]) -> None:
     """Draw how much of the scores' spread each parameter explains, as shares between 0 and 1."""
-    figure, (panel,) = _figure(1, 0.32 * len(importance) + 1.0)
+    figure, (panel,) = figure_of(1, 0.32 * len(importance) + 1.0)
     names = sorted(importance, key=lambda name: importance[name])
     panel.barh(range(len(names)), [importance[name] for name in names], color=COLOURS[0])
     panel.set_yticks(range(len(names)), names, fontsize=8)
     panel.set_xlabel("importance (share of the whole)", fontsize=9)
     panel.set_xlim(0, 1)
-    _save(figure, path)
+    save(figure, path)

@@ -229,6 +229,7 @@ class Ledger:
             system_attrs=system,
         )
         self._storage.create_new_trial(self._id, template_trial=trial)
+        self._known_until = 0.0
 
     def claim(self, worker: Worker, only: str | None = None) -> Claim | None:
         """Take the next waiting cell; exactly one worker gets it.

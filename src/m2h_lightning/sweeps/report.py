@@ -14,12 +14,21 @@ from m2h_lightning.errors import ConfigError, M2HError, did_you_mean
 from m2h_lightning.report import ablation, plots
 from m2h_lightning.report.ablation import Comparison, Measure, Variant
 from m2h_lightning.report.names import SUFFIXES
+from m2h_lightning.report.plots_pareto import plot_pareto
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.sweeps import efficiency, provenance
 from m2h_lightning.sweeps.cells import short_names
 from m2h_lightning.sweeps.parameters import SEED
 from m2h_lightning.sweeps.plan import Plan
-from m2h_lightning.sweeps.report_cells import Cells, Ledgered, read_cells, read_ledger, separate, swept_keys
+from m2h_lightning.sweeps.report_cells import (
+    Cells,
+    Ledgered,
+    read_cells,
+    read_ledger,
+    separate,
+    swept_keys,
+    telling_names,
+)
 from m2h_lightning.sweeps.report_delta import references
 from m2h_lightning.sweeps.report_search import Trial, given_up, importance, trials_of
 
@@ -135,7 +144,9 @@ def baseline_values(plan: Plan, given: Sequence[str]) -> dict[str, Any]:
     """
     swept = {p.name: p for p in plan.parameters.values() if p.swept and p.name != SEED}
     chosen = {name: parameter.values[0] for name, parameter in swept.items()}
-    names = {short: name for name, short in short_names(list(swept)).items()} | {name: name for name in swept}
+    names = {name: name for name in swept}
+    for shorter in (short_names(list(swept)), telling_names(list(swept))):
+        names |= {short: name for name, short in shorter.items()}
     for text in given:
         key, sign, word = text.partition("=")
         if not sign:
@@ -280,4 +291,4 @@ def draw(report: Report, base: Path) -> None:
     if report.baseline is not None and delta and report.delta_over.startswith("the baseline"):
         delta[report.baseline.label] = 0.0
     latency = {variant.label: report.cost[variant.label]["latency_p50_ms"] for variant in timed}
-    plots.plot_pareto(place("pareto"), timed, latency, headlines, delta, report.baseline)
+    plot_pareto(place("pareto"), timed, latency, headlines, delta, report.baseline)

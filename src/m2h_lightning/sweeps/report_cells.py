@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+_VAGUE = ("enabled", "name", "weight")
+"""Last words of keys that say nothing without the one before."""
+
+
 @dataclass(frozen=True)
 class Missing:
     """A cell that is in no table.
@@ -238,12 +242,18 @@ def label_variants(variants: Mapping[str, Mapping[str, Any]], otherwise: str) ->
         {'a': 'wmca on', 'b': 'wmca off'}
     """
     swept = swept_keys(list(variants.values()))
-    names = short_names(swept)
+    names = telling_names(swept)
     found = {}
     for key, values in variants.items():
         parts = [_words(names[name], values[name]) for name in swept if name in values]
         found[key] = ", ".join(parts) or ("–" if swept else otherwise)
     return found
+
+
+def telling_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the shortest ends of dotted names that tell them apart and say what they are: ``wmca.enabled``."""
+    short = short_names(keys)
+    return {key: ".".join(key.split(".")[-2:]) if short[key] in _VAGUE else short[key] for key in keys}
 
 
 def swept_keys(variants: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -225,8 +225,8 @@ def _measured(report: Report) -> str:
     if m["others"] is not None and m["others"] > BUSY * m["cores"]:
         text += (
             f" **The machine was busy**: other processes used {m['others']:.1f} of its {m['cores']} cores meanwhile, "
-            "so these times are too long; compare them with each other only, and measure again when it is idle "
-            "(--rounds 50)."
+            "so these times are too long, and their order may be chance: measure again when it is idle (--rounds 50); "
+            "one thread (OMP_NUM_THREADS=1) suffers least."
         )
     return text
 
