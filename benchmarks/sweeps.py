@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.ledger import Ledger
-from m2h_lightning.sweeps.plan import Plan, Request, make_plan
-from m2h_lightning.sweeps.worker import Work, WorkerOptions
+from m2h_lightning.sweeps.ledger.study import Ledger
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.plan import Plan, Request, make_plan
+from m2h_lightning.sweeps.running.worker import Work, WorkerOptions
 
 CELLS = 200
 CELL = 'printf \'{"metrics": {"val": {"score": 1.0}}}\' > "$M2H_CELL/result.json"'

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cli_helpers import process_environment
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.plan import Plan, Request, make_plan
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.plan import Plan, Request, make_plan
 
 CACHE = Path(tempfile.mkdtemp(prefix="m2h-cache-"))
 """Compiled modules, for all processes of a test session."""

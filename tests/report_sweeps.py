@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cli_helpers import m2h
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.plan import Plan, Request, make_plan
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.plan import Plan, Request, make_plan
 from result_files import result
 
 SWEEP = """

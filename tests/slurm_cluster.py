@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2h_lightning.sweeps.child import dies_with_parent
+from m2h_lightning.sweeps.running.child import dies_with_parent
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 _CONF = """\

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.runs.folder import slug
-from m2h_lightning.sweeps.cells import as_text, assignments, cell_id, grid
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.parameters import SEED, Parameter, read_parameter
-from m2h_lightning.sweeps.plan import Request, fit_words, make_plan
+from m2h_lightning.sweeps.planning.cells import as_text, assignments, cell_id, grid
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.parameters import SEED, Parameter, read_parameter
+from m2h_lightning.sweeps.planning.plan import Request, fit_words, make_plan
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -137,7 +137,7 @@ def test_the_backbones_files_have_one_batch_of_eight():
 @by_file
 def test_every_cell_is_accepted_by_training(path, tmp_path, capsys):
     """As ``m2h sweep plan`` checks it: keys, values and the network of every cell."""
-    from m2h_lightning.sweeps.check import checked
+    from m2h_lightning.sweeps.planning.check import checked
 
     words = ("--model.backbone.pretrained", "false") if path.stem == "backbone" else ()
     made = checked(plan(path, "rooms-ablation", root=str(tmp_path), words=words))

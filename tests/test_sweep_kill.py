@@ -14,8 +14,8 @@ import pytest
 
 from cli_helpers import TINY, process_environment, write
 from ledger_cells import CACHE, events, plan_of, processes_of, python_cells, sweep, sweep_file
-from m2h_lightning.sweeps.ledger import Ledger
-from m2h_lightning.sweeps.workers import alive, read_workers
+from m2h_lightning.sweeps.ledger.study import Ledger
+from m2h_lightning.sweeps.ledger.workers import alive, read_workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -14,13 +14,13 @@ import pytest
 
 from ledger_cells import SHELL, events, plan_of, processes_of, python_cells, sweep, sweep_file
 from m2h_lightning.errors import ConfigError, DataError
-from m2h_lightning.sweeps import child
-from m2h_lightning.sweeps import run as running
-from m2h_lightning.sweeps import worker as working
-from m2h_lightning.sweeps.ledger import Ledger
-from m2h_lightning.sweeps.run import RunOptions, slots, visible_gpus
-from m2h_lightning.sweeps.worker import Work, WorkerOptions
-from m2h_lightning.sweeps.workers import read_workers, register
+from m2h_lightning.sweeps.ledger.study import Ledger
+from m2h_lightning.sweeps.ledger.workers import read_workers, register
+from m2h_lightning.sweeps.running import child
+from m2h_lightning.sweeps.running import run as running
+from m2h_lightning.sweeps.running import worker as working
+from m2h_lightning.sweeps.running.run import RunOptions, slots, visible_gpus
+from m2h_lightning.sweeps.running.worker import Work, WorkerOptions
 from postgres_server import postgres_server
 from test_sweep_kill import wait_until
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from cli_helpers import m2h
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.sweeps.arguments import existing
-from m2h_lightning.sweeps.cells import cell_id, grid
-from m2h_lightning.sweeps.check import checked
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.merge import merged
-from m2h_lightning.sweeps.parameters import Parameter
-from m2h_lightning.sweeps.plan import PLAN, Plan, Request, fit_words, load_plan, make_plan
+from m2h_lightning.sweeps.planning.cells import cell_id, grid
+from m2h_lightning.sweeps.planning.check import checked
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.merge import merged
+from m2h_lightning.sweeps.planning.parameters import Parameter
+from m2h_lightning.sweeps.planning.plan import PLAN, Plan, Request, fit_words, load_plan, make_plan
 
 CELL = """
 import json, os, pathlib, sys

@@ -10,12 +10,12 @@ import pytest
 from cli_helpers import TINY, m2h, only_run, write
 from m2h_lightning.errors import ConfigError, DataError, M2HError
 from m2h_lightning.runs.folder import CONFIG, RESULT
-from m2h_lightning.sweeps import probe
-from m2h_lightning.sweeps.check import checked
-from m2h_lightning.sweeps.check_cell import check_devices
-from m2h_lightning.sweeps.cost import Measured, extrapolate, makespan
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.plan import Plan, Request, make_plan
+from m2h_lightning.sweeps.planning import probe
+from m2h_lightning.sweeps.planning.check import checked
+from m2h_lightning.sweeps.planning.check_cell import check_devices
+from m2h_lightning.sweeps.planning.cost import Measured, extrapolate, makespan
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.plan import Plan, Request, make_plan
 
 SWEEP = """
 method: grid

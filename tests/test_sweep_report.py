@@ -14,7 +14,7 @@ from scipy import stats
 from cli_helpers import TINY, m2h, write
 from m2h_lightning.report.plots_pareto import pareto
 from m2h_lightning.report.statistics import holm, interval, paired
-from m2h_lightning.sweeps.efficiency import Budget, in_turn
+from m2h_lightning.sweeps.report.efficiency import Budget, in_turn
 from report_sweeps import make, report
 
 
@@ -117,7 +117,7 @@ def test_pictures_are_drawn(tmp_path):
 
 
 def test_a_real_network_is_measured(tmp_path, monkeypatch):
-    from m2h_lightning.sweeps import efficiency
+    from m2h_lightning.sweeps.report import efficiency
 
     config = Path(write(tmp_path / "config.yaml", TINY))
     name = efficiency.network_hash(config)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cli_helpers import m2h
-from m2h_lightning.sweeps.ledger import Ledger
-from m2h_lightning.sweeps.plan import Plan
-from m2h_lightning.sweeps.workers import register
+from m2h_lightning.sweeps.ledger.study import Ledger
+from m2h_lightning.sweeps.ledger.workers import register
+from m2h_lightning.sweeps.planning.plan import Plan
 from report_sweeps import SWEEP, make, planned, put, report
 from result_files import result, write_run
 
@@ -253,7 +253,7 @@ def test_without_matplotlib(tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_that_goes_on_is_printed(tmp_path, capsys):
-    from m2h_lightning.sweeps.again import run_command
+    from m2h_lightning.sweeps.planning.again import run_command
 
     plan = make(tmp_path, THREE)
     report(plan)

@@ -15,11 +15,11 @@ import pytest
 import slurm_cluster
 from cli_helpers import TINY, m2h
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.sweeps import slurm_job
-from m2h_lightning.sweeps.ledger import Ledger
-from m2h_lightning.sweeps.plan import Plan, load_plan
-from m2h_lightning.sweeps.slurm import SlurmOptions, directives, queued_cells, script
-from m2h_lightning.sweeps.workers import read_workers
+from m2h_lightning.sweeps.ledger.study import Ledger
+from m2h_lightning.sweeps.ledger.workers import read_workers
+from m2h_lightning.sweeps.planning.plan import Plan, load_plan
+from m2h_lightning.sweeps.running import slurm_job
+from m2h_lightning.sweeps.running.slurm import SlurmOptions, directives, queued_cells, script
 
 CELL = """\
 import json, os, signal, sys, time
@@ -62,8 +62,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def plan(place: Path) -> Plan:
-    from m2h_lightning.sweeps.file import read_sweep
-    from m2h_lightning.sweeps.plan import Request, make_plan
+    from m2h_lightning.sweeps.planning.file import read_sweep
+    from m2h_lightning.sweeps.planning.plan import Request, make_plan
 
     return make_plan(read_sweep(Path("fake.yaml")), Request())
 
@@ -99,7 +99,7 @@ def test_the_options_are_ours_and_the_users(plan: Plan) -> None:
 
 
 def test_a_longer_grace_is_warned_of_earlier(plan: Plan) -> None:
-    from m2h_lightning.sweeps.worker import WorkerOptions
+    from m2h_lightning.sweeps.running.worker import WorkerOptions
 
     assert directives(plan, 1, SlurmOptions(worker=WorkerOptions(grace=300)))["signal"] == "B:USR1@360"
 

@@ -21,17 +21,17 @@ from rich.console import Console
 
 from cli_helpers import m2h
 from m2h_lightning.data.arguments import OneLineParser
-from m2h_lightning.sweeps import live, provenance
-from m2h_lightning.sweeps.again import run_command
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, split
 from m2h_lightning.sweeps.arguments import planned as plan_of
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.ledger import Entry, Ledger
-from m2h_lightning.sweeps.picture import middle, picture
-from m2h_lightning.sweeps.plan import Plan, Request, load_plan, make_plan
-from m2h_lightning.sweeps.progress import TAIL, Progress, Reader
-from m2h_lightning.sweeps.status import best, duration, eta, read_status
-from m2h_lightning.sweeps.workers import register
+from m2h_lightning.sweeps.ledger.study import Entry, Ledger
+from m2h_lightning.sweeps.ledger.workers import register
+from m2h_lightning.sweeps.planning.again import run_command
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.plan import Plan, Request, load_plan, make_plan
+from m2h_lightning.sweeps.view import live, provenance
+from m2h_lightning.sweeps.view.picture import middle, picture
+from m2h_lightning.sweeps.view.progress import TAIL, Progress, Reader
+from m2h_lightning.sweeps.view.status import best, duration, eta, read_status
 
 CELL = """
 import json, os, pathlib, sys, time
@@ -324,7 +324,9 @@ def test_table_draws_at_most_four_times_a_second(place: Path, monkeypatch: pytes
     console = Console(file=output, force_terminal=True, width=80, height=24)
     table = live.Table(planned(place), 1, console)
     pictures = []
-    monkeypatch.setattr("m2h_lightning.sweeps.picture.picture", lambda *args: pictures.append(args) or "one picture")
+    monkeypatch.setattr(
+        "m2h_lightning.sweeps.view.picture.picture", lambda *args: pictures.append(args) or "one picture"
+    )
     clock = [100.0]
     monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
     with table:
@@ -453,7 +455,7 @@ def test_a_cell_that_ends_while_status_reads_is_not_lost(place: Path, monkeypatc
         me.leave()
         return []
 
-    monkeypatch.setattr("m2h_lightning.sweeps.status.read_workers", end_meanwhile)
+    monkeypatch.setattr("m2h_lightning.sweeps.view.status.read_workers", end_meanwhile)
     status = read_status(plan)
     assert not status.lost and status.entries[0].state == "done"
 

@@ -14,9 +14,9 @@ from cli_helpers import TINY, process_environment, write
 from m2h_lightning.commands.plan import plan_of
 from m2h_lightning.runs.folder import RunConfig, flatten, plain
 from m2h_lightning.runs.loggers import AgentWandbLogger, _wandb_logger, in_wandb_agent
-from m2h_lightning.sweeps.cells import grid
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.plan import Request, fit_words, make_plan
+from m2h_lightning.sweeps.planning.cells import grid
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.plan import Request, fit_words, make_plan
 
 sweeps = pytest.importorskip("wandb.apis.public.sweeps")
 utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from m2h_lightning.sweeps.file import read_sweep
-from m2h_lightning.sweeps.plan import Plan, Request, folder_of, load_plan, make_plan
+from m2h_lightning.sweeps.planning.file import read_sweep
+from m2h_lightning.sweeps.planning.plan import Plan, Request, folder_of, load_plan, make_plan
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,15 +11,16 @@ import sys
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.sweeps import cost, provenance
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, planned, split
-from m2h_lightning.sweeps.cells import Cell
-from m2h_lightning.sweeps.check import checked
-from m2h_lightning.sweeps.child import CELL_VARIABLE
-from m2h_lightning.sweeps.merge import merged
-from m2h_lightning.sweeps.plan import Plan, fit_words
-from m2h_lightning.sweeps.status import read_status
-from m2h_lightning.sweeps.storage import shown_url
+from m2h_lightning.sweeps.ledger.storage import shown_url
+from m2h_lightning.sweeps.planning import cost
+from m2h_lightning.sweeps.planning.cells import Cell
+from m2h_lightning.sweeps.planning.check import checked
+from m2h_lightning.sweeps.planning.merge import merged
+from m2h_lightning.sweeps.planning.plan import Plan, fit_words
+from m2h_lightning.sweeps.running.child import CELL_VARIABLE
+from m2h_lightning.sweeps.view import provenance
+from m2h_lightning.sweeps.view.status import read_status
 
 ENDED = ("done", "pruned")
 """States of cells that a run would not start again. Failed ones wait for ``m2h sweep retry``."""

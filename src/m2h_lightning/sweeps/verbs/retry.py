@@ -6,11 +6,11 @@ from pathlib import Path
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError, did_you_mean
-from m2h_lightning.sweeps.again import run_command
 from m2h_lightning.sweeps.arguments import existing
-from m2h_lightning.sweeps.ledger import Ledger
-from m2h_lightning.sweeps.plan import Plan
-from m2h_lightning.sweeps.status import read_status
+from m2h_lightning.sweeps.ledger.study import Ledger
+from m2h_lightning.sweeps.planning.again import run_command
+from m2h_lightning.sweeps.planning.plan import Plan
+from m2h_lightning.sweeps.view.status import read_status
 
 
 def main(words: list[str]) -> int:

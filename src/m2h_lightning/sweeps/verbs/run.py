@@ -6,12 +6,12 @@ import argparse
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError
-from m2h_lightning.sweeps import provenance
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, add_worker_arguments, planned, split
-from m2h_lightning.sweeps.check import checked
-from m2h_lightning.sweeps.merge import merged
-from m2h_lightning.sweeps.run import Run, RunOptions
-from m2h_lightning.sweeps.worker import WorkerOptions
+from m2h_lightning.sweeps.planning.check import checked
+from m2h_lightning.sweeps.planning.merge import merged
+from m2h_lightning.sweeps.running.run import Run, RunOptions
+from m2h_lightning.sweeps.running.worker import WorkerOptions
+from m2h_lightning.sweeps.view import provenance
 
 
 def main(words: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(words: list[str]) -> int:
     provenance.tell(plan)
     worker = WorkerOptions(grace=options.grace, retry_oom=options.retry_oom)
     if options.launcher == "slurm":
-        from m2h_lightning.sweeps.slurm import SlurmOptions, launch
+        from m2h_lightning.sweeps.running.slurm import SlurmOptions, launch
 
         job = SlurmOptions(
             tuple(options.slurm), tuple(options.slurm_setup), options.workers, options.gpus_per_cell, worker

@@ -9,13 +9,13 @@ from typing import Any
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.runs import folder as runs
-from m2h_lightning.sweeps import provenance
-from m2h_lightning.sweeps.again import run_command
 from m2h_lightning.sweeps.arguments import existing
-from m2h_lightning.sweeps.ledger import Entry
-from m2h_lightning.sweeps.plan import Plan
-from m2h_lightning.sweeps.progress import Progress, Reader
-from m2h_lightning.sweeps.status import Status, best, counts, duration, elapsed, eta, owner, read_status
+from m2h_lightning.sweeps.ledger.study import Entry
+from m2h_lightning.sweeps.planning.again import run_command
+from m2h_lightning.sweeps.planning.plan import Plan
+from m2h_lightning.sweeps.view import provenance
+from m2h_lightning.sweeps.view.progress import Progress, Reader
+from m2h_lightning.sweeps.view.status import Status, best, counts, duration, elapsed, eta, owner, read_status
 
 LOG_LINES = 5
 """Last lines of a failed cell's log that are shown; the file has all of them."""

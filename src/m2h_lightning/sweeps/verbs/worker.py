@@ -7,9 +7,9 @@ from pathlib import Path
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.sweeps.arguments import add_worker_arguments
-from m2h_lightning.sweeps.plan import load_plan
-from m2h_lightning.sweeps.slurm_job import requeue
-from m2h_lightning.sweeps.worker import WorkerOptions, work
+from m2h_lightning.sweeps.planning.plan import load_plan
+from m2h_lightning.sweeps.running.slurm_job import requeue
+from m2h_lightning.sweeps.running.worker import WorkerOptions, work
 
 
 def main(words: list[str]) -> int:

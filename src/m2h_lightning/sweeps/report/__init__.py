@@ -1,0 +1,1 @@
+"""The report of a sweep: cells read, networks measured, pages and files written."""

@@ -1,0 +1,1 @@
+"""Cells as processes: workers on this machine, jobs of SLURM."""

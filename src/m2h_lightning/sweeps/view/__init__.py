@@ -1,0 +1,1 @@
+"""What a person sees of a sweep: live, on request, and what its cells do not have in common."""
