@@ -21,6 +21,7 @@ import torch
 from m2h_lightning.files import atomic
 from m2h_lightning.network import BackboneConfig, GGFMConfig, M2HNet, WMCAConfig
 from m2h_lightning.network.summary import summarize
+from m2h_lightning.runs.machine import processor
 
 TASKS = {"semseg": 40, "depth": 1, "normals": 3, "edges": 1}
 
@@ -50,7 +51,7 @@ def paired(a: Callable[[], Any], b: Callable[[], Any], rounds: int) -> tuple[flo
 def machine() -> dict[str, Any]:
     """Return where and with what was measured."""
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

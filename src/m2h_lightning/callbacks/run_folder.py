@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import random
 import resource
 import sys
@@ -21,6 +20,7 @@ from m2h_lightning.data.loader import ResumableDataLoader
 from m2h_lightning.module import M2HModule
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.loggers import RunCSVLogger, define_wandb_axes
+from m2h_lightning.runs.machine import processor
 
 STATE_KEY = "m2h_run"
 
@@ -250,7 +250,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 def device(trainer: Trainer) -> dict[str, Any]:
     """Return what the run ran on."""
     root = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(root) if root.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(root) if root.type == "cuda" else processor()
     return {
         "type": root.type,
         "name": name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from m2h_lightning.errors import M2HError
@@ -31,8 +32,9 @@ def run_command(plan: Plan) -> str:
         words += ["--seeds", _listed(seeds)]
     if usual != plan.name:
         words += ["--name", plan.name]
-    if plan.folder.parent != directory / "runs":
-        words += ["--root", str(plan.folder.parent)]
+    root = plan.folder.parent
+    if root != directory / "runs":
+        words += ["--root", str(root.relative_to(directory) if root.is_relative_to(directory) else root)]
     if plan.storage != f"journal:{LEDGER}":
         words += ["--storage", shown_url(plan.storage)]
     if "M2H_DATA" in plan.environment:
@@ -43,6 +45,14 @@ def run_command(plan: Plan) -> str:
         words += ["--", *plan.words]
     there = "" if Path.cwd() == directory else f"cd {shlex.quote(str(directory))} && "
     return there + shlex.join(words)
+
+
+def from_here(plan: Plan) -> Plan:
+    """Return the plan as if made in this directory, where its files are here too: for pages that others read."""
+    needed = [plan.file, *([plan.experiment] if plan.experiment else [])]
+    if all(Path(name).is_file() for name in needed) and plan.folder.is_relative_to(Path.cwd()):
+        return replace(plan, directory=str(Path.cwd()))
+    return plan
 
 
 def _values(parameter: Parameter | None) -> tuple[object, ...]:

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ import yaml
 
 from m2h_lightning.errors import DataError
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.machine import processor
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def machine() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "device": gpu or _processor(),
+        "device": gpu or processor(),
         "type": "cuda" if gpu else "cpu",
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
@@ -116,15 +116,6 @@ def machine() -> dict[str, Any]:
         "warm_up": WARM_UP,
         "cores": os.cpu_count(),
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _work() -> tuple[float, float, float] | None:

@@ -16,7 +16,7 @@ from m2h_lightning.report.ablation import raw_unit
 from m2h_lightning.report.ablation_text import conclusions, cost_table, difference_table, grid, score_table
 from m2h_lightning.report.render import csv_text, markdown_text
 from m2h_lightning.runs import folder as runs
-from m2h_lightning.sweeps.planning.again import run_command
+from m2h_lightning.sweeps.planning.again import from_here, run_command
 from m2h_lightning.sweeps.planning.cells import as_text
 from m2h_lightning.sweeps.planning.parameters import SEED
 from m2h_lightning.sweeps.report.build import Report, draw
@@ -125,7 +125,7 @@ def _intro(report: Report) -> list[str]:
     unfinished = Counter(missing.state for missing in cells.missing)
     if unfinished:
         state += f" ({', '.join(f'{count} {kind}' for kind, count in unfinished.items())})"
-    lines = [f"{what} {verb} swept{repeated}{where}{experiment}. {state}.", "", "```sh", run_command(plan)]
+    lines = [f"{what} {verb} swept{repeated}{where}{experiment}. {state}.", "", "```sh", run_command(from_here(plan))]
     lines += [shlex.join(["m2h", "sweep", "report", *report.words]), "```", "", _where(report)]
     return lines
 
