@@ -14,8 +14,9 @@ import pytest
 
 from ledger_cells import plan_of, python_cells, sweep_file
 from m2h_lightning.errors import DataError
-from m2h_lightning.sweeps.ledger import storage, workers
+from m2h_lightning.storages import url as storage
 from m2h_lightning.sweeps.ledger import study as module
+from m2h_lightning.sweeps.ledger import workers
 from m2h_lightning.sweeps.ledger.study import Ledger
 from m2h_lightning.sweeps.ledger.workers import Worker, register
 from postgres_server import postgres_server
@@ -410,7 +411,7 @@ def test_a_record_cut_short_does_not_damage_those_that_follow(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the machine's name until its next start is Linux's")
 def test_the_lock_of_a_killed_process_is_not_waited_for_and_that_of_a_living_one_is(tmp_path):
-    from m2h_lightning.sweeps.ledger.journal import MachineLock
+    from m2h_lightning.storages.journal import MachineLock
 
     path = str(tmp_path / "ledger.journal")
     first, second = MachineLock(path, "here"), MachineLock(path, "here")
@@ -430,7 +431,7 @@ def test_the_lock_of_a_killed_process_is_not_waited_for_and_that_of_a_living_one
 
 
 def test_the_link_of_another_machine_is_waited_for(tmp_path, monkeypatch):
-    from m2h_lightning.sweeps.ledger import journal
+    from m2h_lightning.storages import journal
 
     path = str(tmp_path / "ledger.journal")
     there, here = journal.MachineLock(path, "there"), journal.MachineLock(path, "here")

@@ -240,7 +240,7 @@ def make_study(tmp_path, direction, others=()):
     import optuna
     from optuna.trial import TrialState, create_trial
 
-    from m2h_lightning.sweeps.ledger.storage import open_storage
+    from m2h_lightning.storages.url import open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage("journal:ledger", tmp_path)

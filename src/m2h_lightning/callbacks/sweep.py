@@ -139,7 +139,7 @@ class ReportToStudy(Callback):
         import optuna
         from optuna.samplers import RandomSampler
 
-        from m2h_lightning.sweeps.ledger.storage import open_storage
+        from m2h_lightning.storages.url import open_storage
 
         study = optuna.load_study(
             study_name=self.study,

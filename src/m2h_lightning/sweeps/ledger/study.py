@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from m2h_lightning.errors import DataError, M2HError
 from m2h_lightning.runs.outcome import metric_of, read_outcome
+from m2h_lightning.storages.patience import Patient, one_line
+from m2h_lightning.storages.url import GRACE_S, HEARTBEAT_S, absolute_url, open_storage, shown_url
 from m2h_lightning.sweeps.ledger.drawing import as_parameters, draw, drawn
-from m2h_lightning.sweeps.ledger.patience import Patient, one_line
-from m2h_lightning.sweeps.ledger.storage import GRACE_S, HEARTBEAT_S, absolute_url, open_storage, shown_url
 from m2h_lightning.sweeps.ledger.workers import Worker, alive, known_alive, read_workers, recent
 from m2h_lightning.sweeps.planning.cells import Cell
 from m2h_lightning.sweeps.planning.plan import LOCKS, Plan

@@ -21,6 +21,7 @@ from typing import Any
 
 from m2h_lightning.files import atomic
 from m2h_lightning.runs import folder as runs
+from m2h_lightning.runs.machine import machine
 from m2h_lightning.sweeps.planning.plan import WORKERS
 
 BEAT_S = float(os.environ.get("M2H_BEAT_S", "10"))
@@ -183,14 +184,6 @@ def _job_is_gone(job: str) -> bool:
     if answer.returncode != 0:
         return "Invalid job id" in answer.stderr
     return not answer.stdout.strip()
-
-
-def machine() -> str:
-    """Return what names this machine until its next start, for all its containers alike."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return socket.gethostname()
 
 
 def _space() -> str:

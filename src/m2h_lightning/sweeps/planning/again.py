@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from m2h_lightning.errors import M2HError
-from m2h_lightning.sweeps.ledger.storage import shown_url
+from m2h_lightning.storages.url import shown_url
 from m2h_lightning.sweeps.planning.file import read_sweep
 from m2h_lightning.sweeps.planning.parameters import SEED, Parameter
 from m2h_lightning.sweeps.planning.plan import LEDGER, Plan, Request, folder_of

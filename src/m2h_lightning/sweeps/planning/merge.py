@@ -9,7 +9,7 @@ from typing import Any
 
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.runs import folder as runs
-from m2h_lightning.sweeps.ledger.storage import shown_url
+from m2h_lightning.storages.url import shown_url
 from m2h_lightning.sweeps.planning.cells import Cell
 from m2h_lightning.sweeps.planning.parameters import SEED
 from m2h_lightning.sweeps.planning.plan import PLAN, Plan, fit_words, load_plan

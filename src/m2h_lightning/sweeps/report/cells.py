@@ -15,8 +15,8 @@ from m2h_lightning.report.ablation import Done, Variant, flat_scores
 from m2h_lightning.report.collect import Run, differences, read_run
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.outcome import metric_of, read_outcome
+from m2h_lightning.storages.url import absolute_url, open_storage, shown_url
 from m2h_lightning.sweeps.ledger.drawing import no_warnings
-from m2h_lightning.sweeps.ledger.storage import absolute_url, open_storage, shown_url
 from m2h_lightning.sweeps.ledger.study import AGAIN, ATTEMPT, CELL, REASON
 from m2h_lightning.sweeps.planning.cells import as_text, short_names
 from m2h_lightning.sweeps.planning.parameters import SEED

@@ -14,7 +14,7 @@ from m2h_lightning.report.compare import Baselines
 from m2h_lightning.report.names import SUFFIXES
 
 if TYPE_CHECKING:
-    from m2h_lightning.sweeps.report.build import Report
+    from m2h_lightning.sweeps.report.model import Report
 
 TASKS = "model.tasks"
 

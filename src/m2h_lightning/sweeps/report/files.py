@@ -19,9 +19,10 @@ from m2h_lightning.runs import folder as runs
 from m2h_lightning.sweeps.planning.again import from_here, run_command
 from m2h_lightning.sweeps.planning.cells import as_text
 from m2h_lightning.sweeps.planning.parameters import SEED
-from m2h_lightning.sweeps.report.build import Report, draw
+from m2h_lightning.sweeps.report.build import draw
 from m2h_lightning.sweeps.report.cells import shown_value
 from m2h_lightning.sweeps.report.efficiency import FOR_P95
+from m2h_lightning.sweeps.report.model import Report
 from m2h_lightning.sweeps.report.record import KIND, as_json
 from m2h_lightning.sweeps.report.search import BEST, trial_table
 

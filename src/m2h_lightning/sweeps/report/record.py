@@ -9,7 +9,7 @@ from typing import Any
 from m2h_lightning.report import ablation
 from m2h_lightning.report.ablation import Variant
 from m2h_lightning.runs import folder as runs
-from m2h_lightning.sweeps.report.build import Report
+from m2h_lightning.sweeps.report.model import Report
 
 KIND = "report of m2h sweep"
 """By which a report is known from other files."""

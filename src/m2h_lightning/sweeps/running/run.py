@@ -15,7 +15,7 @@ from types import FrameType
 
 from m2h_lightning.errors import ConfigError, DataError
 from m2h_lightning.processes import cores
-from m2h_lightning.sweeps.ledger.storage import check_workers
+from m2h_lightning.storages.url import check_workers
 from m2h_lightning.sweeps.ledger.study import PATIENCE_S, Ledger
 from m2h_lightning.sweeps.ledger.workers import BEAT_S, alive, read_workers
 from m2h_lightning.sweeps.planning.plan import LOGS, Plan

@@ -23,7 +23,7 @@ from pathlib import Path
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.outcome import read_outcome
-from m2h_lightning.sweeps.ledger.storage import check_workers
+from m2h_lightning.storages.url import check_workers
 from m2h_lightning.sweeps.ledger.study import Ledger
 from m2h_lightning.sweeps.planning.plan import LOGS, Plan
 from m2h_lightning.sweeps.running.slurm_job import without_launcher

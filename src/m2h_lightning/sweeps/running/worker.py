@@ -18,7 +18,7 @@ from m2h_lightning.errors import DataError, M2HError
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.cell import METRIC, PRUNER, STOPPED, STORAGE, STUDY, TRIAL
 from m2h_lightning.runs.outcome import metric_of, read_outcome
-from m2h_lightning.sweeps.ledger.storage import absolute_url, check_workers
+from m2h_lightning.storages.url import absolute_url, check_workers
 from m2h_lightning.sweeps.ledger.study import PATIENCE_S, Claim, Ledger
 from m2h_lightning.sweeps.ledger.workers import BEAT_S, alive, read_workers, register
 from m2h_lightning.sweeps.planning.plan import LOCKS, Plan, fit_words

@@ -11,8 +11,8 @@ import sys
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError
+from m2h_lightning.storages.url import shown_url
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, planned, split
-from m2h_lightning.sweeps.ledger.storage import shown_url
 from m2h_lightning.sweeps.planning import cost
 from m2h_lightning.sweeps.planning.cells import Cell
 from m2h_lightning.sweeps.planning.check import checked

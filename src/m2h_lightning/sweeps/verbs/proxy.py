@@ -14,7 +14,7 @@ from typing import Any
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError, MissingExtraError
-from m2h_lightning.sweeps.ledger.storage import one_worker_only, open_storage, shown_url
+from m2h_lightning.storages.url import one_worker_only, open_storage, shown_url
 from m2h_lightning.sweeps.planning.plan import load_plan
 
 _ANY = ("0.0.0.0", "::", "[::]")

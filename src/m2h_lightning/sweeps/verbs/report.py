@@ -60,8 +60,9 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     plan = existing(options.sweep, options.experiment, options.root, options.name)
 
-    from m2h_lightning.sweeps.report.build import ReportOptions, build
+    from m2h_lightning.sweeps.report.build import build
     from m2h_lightning.sweeps.report.files import check_target, write
+    from m2h_lightning.sweeps.report.model import ReportOptions
 
     base = options.out
     if base is None:

@@ -14,7 +14,7 @@ from typing import Any
 from m2h_lightning.errors import DataError, M2HError
 from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.outcome import metric_of, read_outcome
-from m2h_lightning.sweeps.ledger.storage import absolute_url, open_storage, shown_url
+from m2h_lightning.storages.url import absolute_url, open_storage, shown_url
 from m2h_lightning.sweeps.ledger.study import Entry, Ledger
 from m2h_lightning.sweeps.ledger.workers import SILENT_S, Worker, alive, read_workers
 from m2h_lightning.sweeps.planning.cells import variant

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2h_lightning.errors import ConfigError, DataError, MissingExtraError
-from m2h_lightning.sweeps.ledger.patience import damaged, one_line
-from m2h_lightning.sweeps.ledger.workers import machine
+from m2h_lightning.runs.machine import machine
+from m2h_lightning.storages.patience import damaged, one_line
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -105,7 +105,7 @@ def _quiet() -> Iterator[None]:
 def _journal(path: Path) -> BaseStorage:
     from optuna.storages import JournalStorage
 
-    from m2h_lightning.sweeps.ledger.journal import Journal
+    from m2h_lightning.storages.journal import Journal
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Optuna's storages by URL: opened, made safe against killed writers, patient with lost connections. No torch."""
