@@ -162,9 +162,9 @@ def read_run(place: Path) -> Run:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is damaged or no JSON ({error}); run the test again") from error
-    if not isinstance(content, dict) or "metrics" not in content or "status" not in content:
-        raise DataError(f"{path}: is no result of a run: 'status' and 'metrics' are missing; give a {runs.RESULT}")
-    if content["status"] != "finished":
+    if not isinstance(content, dict) or "metrics" not in content:
+        raise DataError(f"{path}: is no result of a run: it has no group 'metrics'; give a {runs.RESULT}")
+    if content.get("status", "finished") != "finished":  # other programs, run by a sweep, need not say so
         raise NotFinishedError(f"{path}: the run is not finished, its status is {content['status']!r}")
     if content.get("fast_dev_run"):
         raise NotFinishedError(f"{path}: is a trial of one batch (fast_dev_run), which measures nothing; train it")

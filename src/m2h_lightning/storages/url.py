@@ -139,6 +139,8 @@ def _database(url: str) -> BaseStorage:
     from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
     kind, _, place = url.partition("://")
+    if one_worker_only(url) and (not place.strip("/") or ":memory:" in place):
+        raise ConfigError(f"--storage {url}: a ledger in memory is lost with its process; give sqlite:///PATH")
     if kind in ("postgres", "postgresql"):  # whose own choice of a driver differs between SQLAlchemy 2.0 and 2.1
         kind = "postgresql+psycopg2"
     connect: dict[str, Any] = {}

@@ -8,6 +8,8 @@ from pathlib import Path
 from m2h_lightning.sweeps.planning.file import read_sweep
 from m2h_lightning.sweeps.planning.plan import Plan, Request, folder_of, load_plan, make_plan
 
+MOST_SEEDS = 1000
+
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what names a sweep."""
@@ -24,18 +26,30 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how workers work."""
-    parser.add_argument("--grace", type=float, default=60.0, help="seconds a cell has to leave a checkpoint at a stop")
+    parser.add_argument("--grace", type=_seconds, default=60.0, help="seconds a cell has to leave a checkpoint")
     parser.add_argument("--retry-oom", action="store_true", help="out of memory: once more with half the batch")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds from 0 to 86400")
+    return seconds
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
         listed = [part for part in text.split(",") if part.strip()]
-        seeds = tuple(map(int, listed)) if "," in text else tuple(range(int(text)))
+        seeds = tuple(map(int, listed)) if "," in text else tuple(range(min(int(text), MOST_SEEDS + 1)))
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of seeds and no list such as 0,1,2") from None
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise argparse.ArgumentTypeError(f"'{text}': give at least one seed, each once, 0 or more")
+    if len(seeds) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"'{text}' are more than {MOST_SEEDS} seeds; give fewer")
     return seeds
 
 

@@ -123,6 +123,8 @@ def _load(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
         _check_once(path, yaml.compose(text, Loader=yaml.SafeLoader))
+    except RecursionError as error:
+        raise ConfigError(f"{path}: an alias (*name) in it holds itself; write the values out") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except OSError as error:

@@ -15,11 +15,15 @@ from m2h_lightning.sweeps.planning.parameters import SEED
 from m2h_lightning.sweeps.planning.plan import PLAN, Plan, fit_words, load_plan
 
 
-def merged(plan: Plan) -> Plan:
+def merged(plan: Plan, keep_all: bool = False) -> Plan:
     """Return the plan beside what an earlier plan of the same folder has done.
 
     A sweep may grow (more values, more seeds) and shrink: cells that both plans have keep their names, and finished
     cells that the new one lacks stay in it.
+
+    Args:
+        plan: The new plan.
+        keep_all: Keep unfinished cells of the earlier one too: somebody runs them.
 
     Raises:
         ConfigError: The folder holds a sweep with another command, whose cells do not stand beside this one's.
@@ -45,7 +49,11 @@ def merged(plan: Plan) -> Plan:
             )
     cells = _with_names_of(before, plan.cells)
     names = {cell.id for cell in cells}
-    kept = [cell for cell in before.cells if cell.id not in names and (plan.folder_of(cell.id) / runs.RESULT).is_file()]
+    kept = [
+        cell
+        for cell in before.cells
+        if cell.id not in names and (keep_all or (plan.folder_of(cell.id) / runs.RESULT).is_file())
+    ]
     return replace(plan, cells=(*cells, *kept))
 
 

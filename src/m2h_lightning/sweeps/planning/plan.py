@@ -8,6 +8,7 @@ is ``<root>/<name of the sweep>-<experiment>/``: ``plan.json``, ``ledger.journal
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from m2h_lightning.sweeps.planning.parameters import SEED, Parameter
 PLAN, LEDGER = "plan.json", "ledger.journal"
 LOGS, WORKERS, LOCKS, ASIDE = "logs", "workers", "locks", "aside"
 FORMAT = 1
+MOST_CELLS = 20_000
 EXPERIMENT = "EXPERIMENT"
 """The variable of a sweep's command that ``--experiment`` sets."""
 
@@ -214,6 +216,9 @@ def make_plan(sweep: SweepFile, request: Request) -> Plan:
         return (*command, *tail, *own)
 
     if sweep.method == "grid":
+        count = math.prod(len(parameter.values) for parameter in parameters.values())
+        if count > MOST_CELLS:
+            raise ConfigError(f"{sweep.path}: {count} cells are more than {MOST_CELLS}; give fewer values, or a search")
         planned = [(cell_id(overrides, parameters), overrides) for overrides in grid(parameters)]
         if len({name for name, _ in planned}) < len(planned):
             raise ConfigError(f"{sweep.path}: two cells have the same name; give the parameters other values")

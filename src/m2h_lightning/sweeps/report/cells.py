@@ -140,7 +140,10 @@ def read_cells(plan: Plan, ledger: Ledgered) -> Cells:
     if not cells.done:
         states = sorted({m.state for m in missing})
         counts = ", ".join(f"{sum(m.state == state for m in missing)} {state}" for state in states)
-        raise ConfigError(f"{plan.folder}: no cell is finished yet ({counts}); run it with m2h sweep run {plan.file}")
+        why = next((f"; {m.cell}: {m.reason}" for m in missing if m.reason), "")
+        raise ConfigError(
+            f"{plan.folder}: no cell is finished yet ({counts}{why}); run it with m2h sweep run {plan.file}"
+        )
     return cells
 
 

@@ -26,6 +26,7 @@ from m2h_lightning.runs.outcome import read_outcome
 from m2h_lightning.storages.url import check_workers
 from m2h_lightning.sweeps.ledger.study import Ledger
 from m2h_lightning.sweeps.planning.plan import LOGS, Plan
+from m2h_lightning.sweeps.planning.settle import settled
 from m2h_lightning.sweeps.running.slurm_job import without_launcher
 from m2h_lightning.sweeps.running.worker import WorkerOptions
 from m2h_lightning.sweeps.view.status import read_status
@@ -211,6 +212,9 @@ def launch(plan: Plan, options: SlurmOptions, dry: bool = False) -> int:
     if not dry and shutil.which("sbatch") is None:
         raise ConfigError("--launcher slurm: there is no sbatch here; run it where jobs are submitted, or --dry-run")
     check_workers(plan.storage, min(options.workers or len(plan.cells), len(plan.cells)))
+    if not dry:
+        with settled(plan) as plan:
+            pass
     states = _states(plan, dry)
     queued = queued_cells(plan.folder)
     cells = [name for name, state in states.items() if state == "waiting" and name not in queued]
@@ -240,7 +244,6 @@ def _states(plan: Plan, dry: bool) -> dict[str, str]:
         status = read_status(plan)
         states = {entry.cell: status.state(entry).replace("lost", "waiting") for entry in status.entries}
     else:
-        plan.save()
         ledger = Ledger(plan)
         ledger.reap()
         states = {entry.cell: entry.state for entry in ledger.entries()}

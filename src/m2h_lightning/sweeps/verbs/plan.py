@@ -18,6 +18,7 @@ from m2h_lightning.sweeps.planning.cells import Cell
 from m2h_lightning.sweeps.planning.check import checked
 from m2h_lightning.sweeps.planning.merge import merged
 from m2h_lightning.sweeps.planning.plan import Plan, fit_words
+from m2h_lightning.sweeps.planning.settle import settled
 from m2h_lightning.sweeps.running.child import CELL_VARIABLE
 from m2h_lightning.sweeps.view import provenance
 from m2h_lightning.sweeps.view.status import read_status
@@ -47,7 +48,8 @@ def main(words: list[str]) -> int:
     if options.probe and (plan.searches or fit_words(plan.cells[0].command) is None):
         raise ConfigError("--probe measures the cells of a grid that run m2h fit; the first runs tell what others cost")
     if options.save:
-        plan.save()
+        with settled(plan) as plan:
+            pass
     states = _states(plan)
     missing = [cell for cell in plan.cells if states[cell.id] not in ENDED]
     if options.commands:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError, did_you_mean
+from m2h_lightning.runs import folder as runs
 from m2h_lightning.sweeps.arguments import existing
 from m2h_lightning.sweeps.ledger.study import Ledger
 from m2h_lightning.sweeps.planning.again import run_command
-from m2h_lightning.sweeps.planning.plan import Plan
+from m2h_lightning.sweeps.planning.plan import ASIDE, Plan
+from m2h_lightning.sweeps.running.restart import set_aside
 from m2h_lightning.sweeps.view.status import read_status
 
 
@@ -38,6 +40,10 @@ def main(words: list[str]) -> int:
     if not failed:
         print(f"{plan.name}: no {'such ' if options.cells else ''}cell failed")
         return 0
+    for cell in failed:
+        if (plan.folder_of(cell) / runs.RESULT).exists():  # it failed on its result: with that it would fail again
+            set_aside(plan, plan.folder_of(cell))
+            print(f"{cell}: its folder, which has a result, is kept in {plan.folder / ASIDE}")
     Ledger(plan).retry(failed)
     for cell in failed:
         print(f"{cell} waits again")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from m2h_lightning.data.arguments import OneLineParser
 from m2h_lightning.errors import ConfigError
 from m2h_lightning.sweeps.arguments import add_sweep_arguments, add_worker_arguments, planned, split
 from m2h_lightning.sweeps.planning.check import checked
 from m2h_lightning.sweeps.planning.merge import merged
-from m2h_lightning.sweeps.running.run import Run, RunOptions
+from m2h_lightning.sweeps.planning.settle import settled
+from m2h_lightning.sweeps.running.run import Run, RunOptions, slots
 from m2h_lightning.sweeps.running.worker import WorkerOptions
 from m2h_lightning.sweeps.view import provenance
+from m2h_lightning.sweeps.view.status import GONE, read_status
 
 
 def main(words: list[str]) -> int:
@@ -40,8 +43,14 @@ def main(words: list[str]) -> int:
             tuple(options.slurm), tuple(options.slurm_setup), options.workers, options.gpus_per_cell, worker
         )
         return launch(plan, job, dry=options.dry_run)
-    plan.save()
-    return Run(plan, RunOptions(options.workers, options.gpus_per_cell or 1, worker)).run()
+    local = RunOptions(options.workers, options.gpus_per_cell or 1, worker)
+    slots(local)  # what this machine lacks is told before anything is written
+    with settled(plan) as plan:
+        for entry in read_status(plan).gone:
+            print(
+                f"note: {entry.cell} is done by the ledger, but {GONE}: m2h sweep retry {plan.folder}", file=sys.stderr
+            )
+        return Run(plan, local).run()
 
 
 def _add_launcher_arguments(parser: argparse.ArgumentParser) -> None:

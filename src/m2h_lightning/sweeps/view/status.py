@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from m2h_lightning.errors import DataError, M2HError
-from m2h_lightning.runs import folder as runs
 from m2h_lightning.runs.outcome import metric_of, read_outcome
 from m2h_lightning.storages.url import absolute_url, open_storage, shown_url
 from m2h_lightning.sweeps.ledger.study import Entry, Ledger
@@ -24,7 +23,7 @@ from m2h_lightning.sweeps.view.progress import Progress
 STATES = ("done", "pruned", "failed", "running", "lost", "waiting")
 """States of a cell as a person sees them; "lost": the ledger says that it runs, and its worker is dead."""
 
-GONE = "its result.json is gone"
+GONE = "its result.json is gone or damaged"
 """Reason of a cell that has ended by the ledger, while somebody removed its folder: it may be tried again."""
 
 
@@ -129,8 +128,12 @@ def _lost(entries: Iterable[Entry], workers: Iterable[tuple[Worker, bool]]) -> f
 
 def _by_folder(plan: Plan, entry: Entry) -> Entry:
     """Return an entry with what its folder knows better: a result that the ledger has not, or one that is gone."""
-    if entry.state in ("done", "pruned") and not (plan.folder_of(entry.cell) / runs.RESULT).is_file():
-        return replace(entry, reason=GONE)
+    if entry.state in ("done", "pruned"):
+        try:
+            there = read_outcome(plan.folder_of(entry.cell)).state in ("finished", "pruned")
+        except M2HError:
+            there = False
+        return entry if there else replace(entry, reason=GONE)
     if entry.state != "waiting":
         return entry
     try:
