@@ -126,3 +126,18 @@ def test_a_result_that_was_removed_is_told(tmp_path: Path, capsys: pytest.Captur
     next((tmp_path / "runs/s").glob("*/result.json")).write_text("{")
     assert main(words(path)) == 0
     assert "gone or damaged: m2h sweep retry" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_is_gone_fails_no_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    path = sweep_file(tmp_path, NAN, "[1, 2]")
+    assert main(["sweep", "plan", *words(path)[2:], "--save"]) == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").rmdir()
+    assert main(["sweep", "worker", "runs/s"]) == 2
+    assert "is not there" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(words(path)) == 0

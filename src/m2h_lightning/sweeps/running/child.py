@@ -26,6 +26,9 @@ CELL_VARIABLE = "M2H_CELL"
 LINES = 20
 """How many of the last lines of a failed cell the ledger keeps."""
 
+LONGEST = 300
+"""Characters of the line that tells why a cell failed."""
+
 _OOM = re.compile(
     r"OutOfMemoryError|(CUDA|MPS backend) out of memory|can(no|')t allocate memory|\bMemoryError\b",
     re.IGNORECASE,
@@ -167,7 +170,7 @@ def reason(code: int, folder: Path, log: str) -> str:
         if first and first[0].strip():
             return first[0].strip()
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "it printed nothing")
-    return f"exit code {code}: {last}"
+    return f"exit code {code}: {last[:LONGEST]}"
 
 
 def ran_out_of_memory(log: str) -> bool:

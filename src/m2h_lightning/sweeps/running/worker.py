@@ -102,6 +102,11 @@ class Work:
         return 1 if self.failed else 0
 
     def _work(self) -> None:
+        if not Path(self.plan.directory).is_dir():  # no fault of any cell
+            raise DataError(
+                f"{self.plan.directory}, where the cells of {self.plan.name} are to run, is not there; plan again (m2h "
+                "sweep run) where the files are"
+            )
         self.me = register(self.plan.folder, self.options.slot)
         try:
             others = sum(alive(worker) for worker in read_workers(self.plan.folder) if worker.id != self.me.id)
