@@ -115,7 +115,7 @@ class LedgerContract:
         assert Ledger(plan).reap() == []
         assert states(ledger) == ["running"] + ["waiting"] * 5
         assert not gone.path.exists()
-        again = ledger.claim(register(plan.folder))
+        again = Ledger(plan).claim(register(plan.folder))  # one that has not read the queue before
         assert again.cell == lost.cell
         assert again.trial != lost.trial
         assert ledger.entries()[1].attempts == 2
